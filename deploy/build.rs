@@ -4,7 +4,7 @@
 //! script never asks git: a build from a tarball has none, and every commit would rebuild the crate.
 //!
 //! Neither name begins with `PITWIRE_`: the agent refuses such a variable as an unknown setting, and
-//! cargo passes what a build script sets to the programs that it runs.
+//! cargo passes the variables of a build script to the programs that it runs.
 
 use std::{env, process};
 

@@ -38,9 +38,11 @@ use crate::remote_text::escape_lines;
 /// Bring sim-racing telemetry to the team's dashboard, through outages and crashes.
 ///
 /// Samples are stored on disk first and sent in order as soon as the dashboard server can be
-/// reached. Try it with `pitwire demo`; use it with `pitwire run --server URL`.
+/// reached. Try it with `pitwire demo`, set it up with `pitwire setup`, start it with `pitwire run`.
 ///
-/// Every command exits with 0 on success, 1 on failure and 2 on wrong usage.
+/// A command exits with 0 on success, 1 on failure and 2 on wrong usage. `pitwire doctor` and
+/// `pitwire queue` also exit with 1 if they found a problem, and with 2 if they could not do their
+/// work.
 #[derive(Debug, Parser)]
 #[command(version = env!("BUILD_VERSION"), propagate_version = true)]
 pub struct Cli {
@@ -113,17 +115,34 @@ fn set_all(overrides: &mut Overrides, settings: &[String]) -> Result<(), String>
     Ok(())
 }
 
+/// Indentation of the continuation lines of a sentence.
+const PROSE_INDENT: usize = 2;
+
 /// Prints a line on stdout. Unlike `println!`, does not panic if stdout fails;
 /// [`Exit::unless_output_is_lost`] reports the failure.
 pub fn print(line: impl Display) {
     terminal::write(OutputStream::Out, safe(&format!("{line}\n")));
 }
 
+/// Prints sentences on stdout, like [`print`]; a terminal breaks them between words.
+pub fn print_prose(text: impl Display) {
+    print_folded(text, PROSE_INDENT);
+}
+
+/// Prints lines on stdout, like [`print`]; a terminal breaks them between words and indents the
+/// continuation lines.
+fn print_folded(text: impl Display, indent: usize) {
+    print(terminal::folded(OutputStream::Out, &text.to_string(), indent));
+}
+
 /// Prints a line on stderr. Unlike `eprintln!`, does not panic if stderr is closed. A terminal
 /// breaks it between words.
 pub fn eprint_line(line: impl Display) {
     let text = format!("{line}\n");
-    terminal::write(OutputStream::Err, safe(&terminal::folded(OutputStream::Err, &text, 2)));
+    terminal::write(
+        OutputStream::Err,
+        safe(&terminal::folded(OutputStream::Err, &text, PROSE_INDENT)),
+    );
 }
 
 /// Escapes control characters: driver names and server answers must not control the terminal.

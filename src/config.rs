@@ -147,7 +147,7 @@ pub struct QueueConfig {
     pub durability: Durability,
 }
 
-/// What the queue does when it has reached a limit.
+/// The policy of a queue that has reached a limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WhenFull {
     /// Downsamples the oldest frames to half their resolution, repeatedly.

@@ -52,8 +52,8 @@
 //!
 //! # Threads and channels
 //!
-//! Async code runs on one thread, so that it wakes one core at a time; whatever may block or belongs
-//! to a library with a runtime of its own has a thread of its own.
+//! Async code runs on one thread, so that it wakes one core at a time; whatever may block, or belongs
+//! to a library with a separate runtime, has a dedicated thread.
 //!
 //! ```text
 //!  file threads ─┐                                        ┌─ connection thread (Socket.IO), or

@@ -218,7 +218,7 @@ async fn retry(State(state): State<Arc<PageState>>, Query(of): Query<OfDestinati
     (StatusCode::ACCEPTED, Json(json!({ "was_waiting": is_waiting }))).into_response()
 }
 
-/// The link that other devices can open, or what to do if there is none.
+/// The link that other devices can open, or advice if there is no such link.
 async fn share(State(state): State<Arc<PageState>>, Query(of): Query<OfDestination>) -> Response {
     let page = of.find(&state).and_then(|watch| watch.session.borrow().page.clone());
     let Some(page) = page else { return no_page() };

@@ -83,7 +83,7 @@ fn describe(left_out: &[(&'static str, RateCount)]) -> String {
 }
 
 /// The entries that left the queue undelivered between two states of its ledger, with their reasons;
-/// `None` if there are none.
+/// `None` if no entry did.
 fn losses(before: Ledger, now: Ledger) -> Option<String> {
     let dropped = DropReason::ALL.map(|reason| {
         (reason.as_str(), now.dropped(reason).saturating_sub(before.dropped(reason)))

@@ -49,10 +49,10 @@ pub enum Until {
     Drained,
 }
 
-/// What a run of the agent did.
+/// The outcome of a run of the agent.
 #[derive(Clone, Debug)]
 pub struct AgentReport {
-    /// What was read of the recording `source.file.path`, if there is one.
+    /// The counts of the recording `source.file.path`; `None` without a recording.
     pub recording: Option<Report>,
     /// The queue when the agent started, and after it was flushed at the end.
     pub queue_before: QueueStatus,

@@ -72,7 +72,7 @@ impl Reload {
     }
 }
 
-/// Waits for the next request; without a [`Reload`] there is none.
+/// Waits for the next request; without a [`Reload`], waits forever.
 pub(super) async fn requested(reload: &mut Option<Reload>) -> (&Reload, ReloadReply) {
     if let Some(reload) = reload
         && let Some(reply) = reload.requests.recv().await

@@ -1,4 +1,4 @@
-//! What the agent does beside reading and delivering: the sources that listen for connections, the
+//! The tasks of the agent beside reading and delivering: the sources that listen for connections, the
 //! admin address, the metrics and the monitors.
 
 use std::io;
@@ -191,7 +191,7 @@ async fn show_pages(publishers: Arc<Publishers>, mut session: watch::Receiver<Se
 /// the address or the token file cannot be read.
 async fn listen(
     address: SocketAddr,
-    what: &'static str,
+    service: &'static str,
     access: impl Fn() -> io::Result<Access> + Send + 'static,
     serve: impl AsyncFn(TcpListener, Access) + Send + 'static,
 ) {
@@ -199,13 +199,13 @@ async fn listen(
         let bound = async {
             let access = access()?;
             let listener = TcpListener::bind(address).await?;
-            tracing::info!("{what} on http://{}", listener.local_addr()?);
+            tracing::info!("{service} on http://{}", listener.local_addr()?);
             Ok::<_, io::Error>((listener, access))
         };
         match bound.await {
             Ok((listener, access)) => serve(listener, access).await,
             Err(error) => {
-                tracing::warn!(%address, %error, "cannot listen for {what}; retrying");
+                tracing::warn!(%address, %error, "cannot listen for {service}; retrying");
             }
         }
         sleep(LISTEN_RETRY_INTERVAL).await;

@@ -19,7 +19,7 @@ use crate::source::{Intake, Sample, lmu, nats};
 /// The tasks of the sources. Standard input and the file end; the others run until this is dropped.
 pub(super) struct Sources {
     finite: JoinSet<()>,
-    /// What was read of the recording; `None` without a recording.
+    /// The counts of the recording; `None` without a recording.
     pub(super) recording: Option<watch::Receiver<Report>>,
     _endless: JoinSet<()>,
 }

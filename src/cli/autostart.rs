@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Subcommand;
 
-use crate::cli::{Exit, print};
+use crate::cli::{Exit, print_prose};
 use crate::config::{self, ConfigFile, Overrides, Problems};
 
 /// Start the agent when you log on, or stop doing so.
@@ -56,8 +56,8 @@ struct Start {
 /// An existing log-on entry that starts the agent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Registered {
-    /// The command in the entry, with the path of the entry where it has one.
-    pub(super) what: String,
+    /// The command of the entry, followed by the path of its file if it has one.
+    pub(super) entry: String,
     /// `None` if the entry has no command or cannot be read.
     pub(super) program: Option<PathBuf>,
 }
@@ -82,12 +82,14 @@ pub fn autostart(args: &Autostart) -> Exit {
             Err(error @ EnableError::Configuration(_)) => return Exit::WrongUse.because(error),
             Err(EnableError::System(error)) => Err(error),
         },
-        Action::Disable => system::disable().map(|()| print("The agent does not start at log-on.")),
+        Action::Disable => {
+            system::disable().map(|()| print_prose("The agent does not start at log-on."))
+        }
         Action::Status => system::registered().map(|registered| match registered {
-            Some(Registered { what, .. }) => {
-                print(format_args!("The agent starts at log-on: {what}"))
+            Some(Registered { entry, .. }) => {
+                print_prose(format_args!("The agent starts at log-on: {entry}"))
             }
-            None => print("The agent does not start at log-on."),
+            None => print_prose("The agent does not start at log-on."),
         }),
     };
     match done {
@@ -101,13 +103,13 @@ fn enable(config: Option<&Path>) -> Result<(), EnableError> {
     // The agent starts with another working directory.
     let config = config.map(std::path::absolute).transpose()?;
     let file = ConfigFile::find(config.clone());
-    // At log-on nobody would see why the agent does not start. The environment is another one then.
+    // At log-on, an error message would have no reader. The environment is a different one then.
     config::load(file.path(), std::iter::empty(), &Overrides::default())?.check_files()?;
     if let Some(config) = config {
         arguments.extend(["--config".to_owned(), text(&config)?]);
     }
     system::enable(Start { program: std::env::current_exe()?, arguments })?;
-    print(format_args!("The agent will start at each log-on, with {file}"));
+    print_prose(format_args!("The agent will start at each log-on, with {file}"));
     Ok(())
 }
 

@@ -1,7 +1,7 @@
 //! `pitwire check`: checks a configuration.
 
 use crate::cli::settings::Settings;
-use crate::cli::{Exit, eprint_line, print};
+use crate::cli::{Exit, eprint_line, print_prose};
 
 /// Check the configuration of pitwire run, without starting anything.
 ///
@@ -14,7 +14,7 @@ pub struct Check {
     pub settings: Settings,
 }
 
-/// Prints the configuration file and all problems, or that there are none.
+/// Prints the configuration file and all of its problems.
 pub fn check(args: &Check) -> Exit {
     let mut loaded = match args.settings.load() {
         Ok(loaded) => loaded,
@@ -27,7 +27,9 @@ pub fn check(args: &Check) -> Exit {
     if let Err(problems) = checked {
         return Exit::WrongUse.because(problems);
     }
-    print(args.settings.file());
-    print("The configuration is good.");
+    print_prose(args.settings.file());
+    print_prose(
+        "The configuration is good. pitwire doctor tests the server, the disk and the game.",
+    );
     Exit::Good
 }

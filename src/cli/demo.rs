@@ -16,8 +16,8 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use self::faults::{Fault, Faults, Outage, outage};
 use self::harness::{FrameCounts, Harness};
-use crate::cli::terminal::StatusLine;
-use crate::cli::{Exit, eprint_line, log, print};
+use crate::cli::terminal::{HANGING_INDENT, StatusLine};
+use crate::cli::{Exit, PROSE_INDENT, eprint_line, log, print, print_folded};
 use crate::config::{LogConfig, LogFormat, LogLevel};
 use crate::queue::ledger::Ledger;
 use crate::source::simulator::SIMULATOR_RATE_HZ;
@@ -25,8 +25,11 @@ use crate::source::simulator::SIMULATOR_RATE_HZ;
 /// The sample rate of the car with `--chaos`: enough frames in flight for every fault to hit some.
 const CHAOS_RATE_HZ: f64 = 20.0;
 
-/// The maximum length of the bar that shows the queue.
+/// Maximum length of the bar that shows the queue.
 const MAX_BAR_COLUMNS: usize = 12;
+
+/// Indentation of the continuation lines of the report: the width of `frames: `.
+const REPORT_INDENT: usize = 8;
 
 /// How long a stopped terminal may delay the end of the demo.
 const TERMINAL_PATIENCE: Duration = Duration::from_secs(1);
@@ -35,8 +38,7 @@ const TERMINAL_PATIENCE: Duration = Duration::from_secs(1);
 ///
 /// A dashboard server, a simulated car and the agent run in one process; open the link that the
 /// demo prints. After 10 s the network fails for 10 s, and the queue grows. When the network is
-/// back, the queue drains, and the page receives every frame and marks those that arrived late as
-/// replayed.
+/// back, the queue drains, and the page receives every frame and marks the late ones as replayed.
 ///
 /// With --chaos, random faults follow each other until the demo ends: the network is cut and
 /// stalled, the server is replaced by an empty one, the agent is stopped and restarted. The link
@@ -77,11 +79,18 @@ impl fmt::Display for DemoReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Ledger { delivered, downsampled, dead_letters, .. } = self.ledger;
         let (faults, dropped) = (self.faults.values().sum::<u64>(), self.ledger.dropped_in_all());
+        let verdict = if self.frames.is_good() {
+            "Every frame reached the page, in order."
+        } else {
+            "The demo failed: a frame was lost or out of order. Please report it."
+        };
         write!(
             f,
-            "faults {faults}\n\
-             ledger: delivered {delivered}, dropped {dropped}, downsampled {downsampled}, dead letters \
-             {dead_letters}\n{}",
+            "faults: {faults}\n\
+             frames: {}\n\
+             ledger: {delivered} delivered, {dropped} dropped, {downsampled} downsampled, \
+             {dead_letters} dead letters\n\
+             {verdict}",
             self.frames
         )
     }
@@ -92,7 +101,7 @@ pub async fn demo(args: Demo, shutdown: impl Future<Output = ()>) -> Exit {
     log::start(&LogConfig { level: LogLevel::Error, format: LogFormat::Text, file: None });
     match play(&args, shutdown).await {
         Ok(report) => {
-            say(args.json, &report.to_string());
+            say(args.json, &report.to_string(), REPORT_INDENT);
             if args.json {
                 print(serde_json::to_string(&report).unwrap_or_default());
             }
@@ -107,7 +116,7 @@ async fn play(
     shutdown: impl Future<Output = ()>,
 ) -> Result<DemoReport, Box<dyn Error>> {
     let mut harness = Harness::start(args.seed).await?;
-    say(args.json, &introduction(args, &harness.page()));
+    say(args.json, &introduction(args, &harness.page()), PROSE_INDENT);
     let mut faults =
         if args.chaos { Faults::random(args.seed) } else { Faults::outages(args.outage.clone()) };
     let line = if args.chaos { None } else { StatusLine::begin(TERMINAL_PATIENCE) };
@@ -122,16 +131,16 @@ async fn play(
     Ok(DemoReport { frames, faults: faults.counts(), ledger })
 }
 
-/// What to look at, in lines of at most 80 columns.
+/// The link and the advice to watch it, in lines of at most 80 columns.
 fn introduction(args: &Demo, page: &str) -> String {
-    let what = if args.chaos {
+    let watch = if args.chaos {
         "Open this link in a browser: it keeps working through all faults."
     } else {
-        "Open this link in a browser before the network fails. Once it is back, the page\n\
-         gets every missing frame, and its plots shade these frames as \"replayed\"."
+        "Open this link in a browser before the network fails.\n\
+         After the outage, its plots mark the late frames as \"replayed\"."
     };
     format!(
-        "dashboard: {page}\n{what}\nCtrl-C ends the demo and prints what happened to the frames."
+        "dashboard: {page}\n{watch}\nCtrl-C ends the demo and prints what happened to the frames."
     )
 }
 
@@ -169,32 +178,37 @@ async fn drive(
         }
         if let Some(news) = news {
             let at = start.elapsed().as_secs();
-            say(args.json, &format!("{at:>5} s: {news}"));
+            say(args.json, &format!("{at:>5} s: {news}"), HANGING_INDENT);
         }
         harness.step(period).await;
         if args.chaos {
             continue;
         }
-        let status = status(if faults.is_active() { "net down" } else { "net up" }, harness);
+        let state = if faults.is_active() {
+            "net down"
+        } else if harness.is_live() {
+            "live"
+        } else {
+            "offline"
+        };
+        let status = status(state, harness);
         match line {
             Some(line) => line.show(status),
-            None => say(args.json, &status),
+            None => say(args.json, &status, PROSE_INDENT),
         }
     }
 }
 
-/// The status line, of at most 77 columns for up to 99,999 frames.
-fn status(network: &str, harness: &Harness) -> String {
-    let link = if harness.is_live() { "live" } else { "offline" };
+/// The status line, of at most 57 columns for up to 99,999 frames. A narrow terminal cuts it off at
+/// the right, so the bar is last.
+fn status(state: &str, harness: &Harness) -> String {
     let (produced, queued, seen) = (harness.produced(), harness.queued(), harness.seen());
     let bar = "#".repeat((queued as usize).min(MAX_BAR_COLUMNS));
-    format!(
-        "{network:<8} {link:<7} produced {produced:>5}, on the page {seen:>5}, \
-         queued {queued:>4} {bar}"
-    )
+    format!("{state:<8} page {seen:>3} of {produced:>3}, queued {queued:>2} {bar}")
 }
 
-/// Prints a line for the user: on stderr if stdout is reserved for the JSON result.
-fn say(json: bool, text: &str) {
-    if json { eprint_line(text) } else { print(text) }
+/// Prints lines for the user, on stderr if stdout is reserved for the JSON result. A terminal breaks
+/// them between words.
+fn say(json: bool, text: &str, indent: usize) {
+    if json { eprint_line(text) } else { print_folded(text, indent) }
 }

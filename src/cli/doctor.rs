@@ -21,8 +21,8 @@ use futures_util::future::join_all;
 use self::bundle::Bundle;
 use self::finding::{DoctorFinding, DoctorReport, FindingSeverity, to_json, to_text};
 use crate::cli::settings::Settings;
-use crate::cli::terminal::{self, OutputStream};
-use crate::cli::{Exit, eprint_line, print};
+use crate::cli::terminal::HANGING_INDENT;
+use crate::cli::{Exit, eprint_line, print, print_folded};
 use crate::config::{Config, SERVER};
 use crate::remote_text::Secrets;
 
@@ -76,7 +76,7 @@ async fn run_checks(args: &Doctor) -> Result<Exit, String> {
     let mut reports = vec![configuration::look(&args.settings, &loaded).await];
     match &loaded {
         Ok(loaded) => reports.extend(look(&loaded.config).await),
-        Err(_) => reports.extend(not_looked()),
+        Err(_) => reports.extend(not_checked()),
     }
     let findings: Vec<_> = reports.into_iter().flat_map(|report| report.findings).collect();
     let findings: Vec<_> = findings.into_iter().map(|finding| finding.without(&secrets)).collect();
@@ -95,11 +95,10 @@ async fn run_checks(args: &Doctor) -> Result<Exit, String> {
 
 /// Prints the findings for people.
 fn print_findings(findings: &[DoctorFinding]) {
-    let text = to_text(findings);
-    print(terminal::folded(OutputStream::Out, &text, terminal::HANGING_INDENT));
+    print_folded(to_text(findings), HANGING_INDENT);
 }
 
-/// Tries the server of a configuration and prints the findings. Returns whether there is no fault.
+/// Tries the server of a configuration and prints the findings. Returns whether the server has no fault.
 pub(super) async fn try_server(config: &Config) -> bool {
     let findings = server::look(config, SERVER).await.findings;
     let secrets = Secrets::with_files_of(config);
@@ -122,11 +121,11 @@ async fn look(config: &Config) -> Vec<DoctorReport> {
 }
 
 /// Reports for the subjects that cannot be checked without a valid configuration.
-fn not_looked() -> [DoctorReport; 5] {
+fn not_checked() -> [DoctorReport; 5] {
     [queue::SUBJECT, server::SUBJECT, game::SUBJECT, listening::SUBJECT, autostart::SUBJECT].map(
         |subject| {
             let mut report = DoctorReport::new(subject);
-            report.not_looked_at("the configuration is invalid");
+            report.not_checked("the configuration is invalid");
             report
         },
     )

@@ -13,7 +13,7 @@ const RATE_WINDOW: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub(super) struct ProgressLine {
     line: Option<StatusLine>,
-    what: String,
+    task: String,
     of: u64,
     rate: Rate,
     looked: Option<Instant>,
@@ -21,18 +21,18 @@ pub(super) struct ProgressLine {
 
 impl ProgressLine {
     /// Begins a task of `of` entries or bytes, with none done yet.
-    pub(super) fn begin(what: impl Into<String>, of: u64) -> Self {
+    pub(super) fn begin(task: impl Into<String>, of: u64) -> Self {
         // A tool must not lose its output, so it waits for a stopped terminal without a limit.
         let line = StatusLine::begin(Duration::MAX);
         let mut progress =
-            Self { line, what: what.into(), of, rate: Rate::default(), looked: None };
+            Self { line, task: task.into(), of, rate: Rate::default(), looked: None };
         progress.at(0);
         progress
     }
 
     /// Creates a progress that is not shown.
     pub(super) fn hidden() -> Self {
-        Self { line: None, what: String::new(), of: 0, rate: Rate::default(), looked: None }
+        Self { line: None, task: String::new(), of: 0, rate: Rate::default(), looked: None }
     }
 
     /// Sets the number of entries or bytes that are done.
@@ -45,7 +45,7 @@ impl ProgressLine {
         }
         self.looked = Some(now);
         let rate = self.rate.look(now, done as f64);
-        line.show(format!("{}: {}", self.what, how_far(done as f64, self.of as f64, rate)));
+        line.show(format!("{}: {}", self.task, how_far(done as f64, self.of as f64, rate)));
     }
 }
 
@@ -119,7 +119,7 @@ mod tests {
         for (second, number, expected) in [
             (0, 1000.0, None),
             (1, 1002.0, Some(2.0)),
-            // A smaller number is no growth.
+            // A smaller number does not count as growth.
             (2, 1000.0, Some(0.0)),
             (12, 1050.0, Some(5.0)),
             (22, 1110.0, Some(6.0)),

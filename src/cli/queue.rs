@@ -21,7 +21,7 @@ use clap::Subcommand;
 use self::access::{QueueConnection, ToolError};
 use self::walk::Walk;
 use crate::cli::progress::ProgressLine;
-use crate::cli::{Exit, eprint_line, print};
+use crate::cli::{Exit, eprint_line, print, print_folded, print_prose};
 use crate::entry::{MAX_SEQ, Seq};
 use crate::tools::AppendCounts;
 
@@ -58,7 +58,7 @@ pub enum Tool {
 /// Options that select the queue of a tool.
 #[derive(Debug, clap::Args)]
 pub struct QueueTarget {
-    /// Configuration file, as for pitwire run [default: the same].
+    /// Configuration file [default: as for pitwire run].
     #[arg(long, value_name = "FILE", env = "PITWIRE_CONFIG")]
     pub config: Option<PathBuf>,
     /// Folder of the queue [default: pitwire/queue in ~/.local/share or %LOCALAPPDATA%].
@@ -126,25 +126,25 @@ fn say_appended(counts: &AppendCounts) -> Exit {
     match (counts.first, counts.last) {
         (Some(first), Some(last)) => {
             let entries = count(counts.stored, "entry");
-            print(format_args!("queued {entries}, as {}", places(first, last)));
+            print_prose(format_args!("queued {entries}, as {}", places(first, last)));
         }
-        _ => print("queued nothing"),
+        _ => print_prose("queued nothing"),
     }
-    for (number, what) in [
+    for (number, outcome) in [
         (counts.unchanged, "identical to the previous setup: skipped"),
         (counts.dropped, "dropped: the queue is full; raise queue.max_entries or queue.max_bytes"),
         (counts.buffered, "still in memory: the queue's disk is too slow or fails; check it"),
         (counts.refused, "rejected: not valid for the dashboard"),
     ] {
         if number > 0 {
-            print(format_args!("{} {what}", count(number, "entry")));
+            print_prose(format_args!("{} {outcome}", count(number, "entry")));
         }
     }
     let all_well = counts.dropped + counts.buffered + counts.refused == 0;
     if all_well { Exit::Good } else { Exit::Found }
 }
 
-/// What a tool that changes the queue prints without `--apply`.
+/// The last line of a tool that changes the queue, without `--apply`.
 const NOT_DONE: &str = "nothing changed; use --apply to do it";
 
 #[cfg(test)]

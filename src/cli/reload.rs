@@ -2,7 +2,7 @@
 
 use crate::cli::queue::access::on_this_pc;
 use crate::cli::settings::Settings;
-use crate::cli::{Exit, print};
+use crate::cli::{Exit, print_prose};
 use crate::config::ConfigChange;
 use crate::tools::AdminClient;
 
@@ -10,10 +10,10 @@ use crate::tools::AdminClient;
 ///
 /// The agent reads the file, environment and options that it read at its start. If there is a
 /// mistake in them, it is printed and nothing changes. Otherwise the changes are printed, including
-/// those that need a restart of the agent to take effect. On Linux, SIGHUP does the same.
+/// changes that need a restart of the agent to take effect. On Linux, SIGHUP does the same.
 ///
-/// The command finds the agent at metrics.listen of its own configuration, on this PC only. If that
-/// has a mistake, it is printed and no agent is asked.
+/// The command finds the agent by metrics.listen in the same configuration, on this PC only. If that
+/// configuration has a mistake, the mistake is printed and no agent is asked.
 #[derive(Debug, clap::Args)]
 pub struct ReloadCommand {
     /// Admin address of the agent, as the agent logs it [default: metrics.listen].
@@ -30,9 +30,9 @@ pub async fn reload(args: ReloadCommand) -> Exit {
         Err(text) => return Exit::Failed.because(text),
     };
     if changes.is_empty() {
-        print("The configuration is unchanged.");
+        print_prose("The configuration is unchanged.");
     }
-    changes.iter().for_each(print);
+    changes.iter().for_each(print_prose);
     Exit::Good
 }
 

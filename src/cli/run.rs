@@ -77,7 +77,7 @@ pub async fn run(args: Run, shutdown: impl Future<Output = ()>) -> Exit {
     }
 }
 
-/// Logs what the agent leaves behind, and when it is sent.
+/// Logs how many entries stay queued, and when they are sent.
 fn log_what_is_saved(entries: u64, queue: &Path) {
     if entries == 0 {
         tracing::info!("Stopped; nothing is waiting to be sent");
@@ -156,8 +156,8 @@ fn print_receipt(receipt: &str) {
     terminal::note_output(writeln!(out, "{receipt}").and_then(|()| out.flush()));
 }
 
-/// Prints what was read of a recording. It failed if it was not read to its end, unless the user
-/// stopped it, or if no line was a sample.
+/// Prints the counts of a recording. The replay failed if no line was a sample, or if the file was
+/// not read to its end although the user did not stop it.
 pub(super) fn report(Report { path, counts, end, .. }: &Report) -> Exit {
     let path = path.display();
     let is_stopped = if end.is_none() { "stopped after " } else { "" };

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use url::form_urlencoded;
 
-use super::{Exit, log, print};
+use super::{Exit, log, print_prose};
 use crate::config::is_loopback;
 use crate::config::{self, ConfigFile, LogConfig, LogFormat, LogLevel, Overrides, Secret};
 use crate::dashboard::{Acks, Behaviour, Server};
@@ -71,11 +71,11 @@ pub struct Serve {
     #[arg(long, conflicts_with_all = ["token", "token_file"])]
     pub insecure_public: bool,
 
-    /// Silently discard what a server in schema mode discards.
+    /// Silently discard the entries that a server in schema mode discards.
     #[arg(long)]
     pub schema: bool,
 
-    /// Delete all sessions every so many seconds [default: never].
+    /// Delete all sessions at this interval, in seconds [default: never].
     #[arg(long, value_name = "SECONDS", help_heading = MISBEHAVIOUR)]
     pub forget_every: Option<NonZeroU64>,
 
@@ -166,8 +166,8 @@ impl Serve {
         if token.reveal().is_none() && !is_loopback(self.address().ip()) {
             let option = if self.lan.is_some() { "lan" } else { "listen" };
             return Err(format!(
-                "--{option}: {} lets other machines in; add --token {} (publishers set it as their \
-                 server.token, viewers open the link that is printed), or --insecure-public to let \
+                "--{option}: {} lets other machines in; add --token {}, which agents need as their \
+                 server.token and which the printed links contain, or --insecure-public to let \
                  anyone read and write every session",
                 self.address(),
                 uuid::Uuid::new_v4().simple()
@@ -210,6 +210,7 @@ fn greeting(listening: SocketAddr, addresses: &[SocketAddr], token: &Secret) -> 
     let mut lines = vec![format!("dashboard server on http://{own}")];
     let is_for_others = !is_loopback(listening.ip());
     if !is_for_others && token.reveal().is_none() {
+        lines.push("Open it in a browser on this PC; --lan lets phones and other PCs in.".into());
         return lines;
     }
     if addresses.is_empty() {
@@ -242,7 +243,7 @@ pub async fn run(args: Serve, shutdown: impl Future<Output = ()>) -> io::Result<
     log::start(&LogConfig { level: LogLevel::Warn, format: LogFormat::Text, file: None });
     let (address, store) = (args.address(), args.store.as_deref());
     let server = Server::start_for(address, args.behaviour(), access, store)?;
-    greeting(server.addr(), &open_addresses(server.addr()), &token).iter().for_each(print);
+    greeting(server.addr(), &open_addresses(server.addr()), &token).iter().for_each(print_prose);
     shutdown.await;
     server.stop();
     Ok(Exit::Good)
@@ -276,7 +277,10 @@ mod tests {
         );
         assert_eq!(
             lines("127.0.0.1:5000", &[], None),
-            ["dashboard server on http://127.0.0.1:5000"]
+            [
+                "dashboard server on http://127.0.0.1:5000",
+                "Open it in a browser on this PC; --lan lets phones and other PCs in.",
+            ]
         );
         let alone = lines("0.0.0.0:5000", &[], None);
         assert_eq!(

@@ -13,7 +13,8 @@ use clap::builder::BoolishValueParser;
 use console::Term;
 
 use crate::cli::autostart::{self, Action, Autostart};
-use crate::cli::{Exit, doctor, eprint_line, print};
+use crate::cli::terminal::{self, OutputStream};
+use crate::cli::{Exit, PROSE_INDENT, doctor, eprint_line, print_prose};
 use crate::config::{self, Config, ConfigFile, Overrides, Secret};
 
 /// Maximum number of answers to one question; a program that types nonsense must come to an end.
@@ -48,7 +49,7 @@ pub struct SetupCommand {
     #[arg(long, value_name = "HZ")]
     pub rate: Option<String>,
     /// Whether the agent starts when you log on, yes or no [default: ask].
-    #[arg(long, value_name = "YES|NO", value_parser = BoolishValueParser::new())]
+    #[arg(long, value_name = "YES|NO", value_parser = BoolishValueParser::new(), hide_possible_values = true)]
     pub autostart: Option<bool>,
     /// Ask nothing: keep what no option sets, and change a file that exists.
     #[arg(long)]
@@ -148,7 +149,7 @@ impl Dialogue {
         let now = self.config.update_rate_hz;
         let rate = self.answer(
             ("update_rate_hz", "--rate", self.args.rate.as_deref()),
-            "Samples per second and source, 0 for all",
+            "Samples per second of each source, 0 for all",
             &now.to_string(),
         )?;
         overrides.set("update_rate_hz", &rate, "--rate");
@@ -164,7 +165,7 @@ impl Dialogue {
         let new = self.load(&overrides)?;
         let changes = self.config.changes(&new);
         if let Some(text) = self.text.as_deref().filter(|_| !changes.is_empty()) {
-            changes.iter().for_each(print);
+            changes.iter().for_each(print_prose);
             self.confirm_change(text)?;
         }
         if let (TokenAnswer::Typed(token), Some(file)) = (&token, &token_file) {
@@ -174,16 +175,16 @@ impl Dialogue {
             let text = file::edited(self.text.as_deref(), &self.config, &new)
                 .map_err(|error| SetupError::Failed(format!("{}: {error}", self.path.display())))?;
             write(&self.path, &text)?;
-            print(format_args!("wrote {}", self.path.display()));
+            print_prose(format_args!("wrote {}", self.path.display()));
         } else {
-            print("The configuration is unchanged.");
+            print_prose("The configuration is unchanged.");
         }
         let exit = self.autostart()?;
-        print("Start the agent with pitwire run.");
+        print_prose("Start the agent with pitwire run.");
         Ok(exit)
     }
 
-    /// Asks for the server and its token until the server works or the user accepts it as it is.
+    /// Asks for the server and its token until the server works or the user accepts it unchecked.
     async fn server_and_token(&self, overrides: &mut Overrides) -> Result<TokenAnswer, SetupError> {
         for _ in 0..MAX_ANSWERS {
             let url = self.answer(
@@ -213,7 +214,7 @@ impl Dialogue {
                 || self.is_yes("Use this server anyway?", false)?;
             if is_accepted {
                 if !works {
-                    eprint_line("pitwire saves the frames until the server works.");
+                    eprint_line("pitwire saves the frames on this PC until the server works.");
                 }
                 overrides.set("server.url", &url, "--server");
                 return Ok(token);
@@ -227,7 +228,10 @@ impl Dialogue {
             Some(file) if file.as_os_str() == "-" => token_from_stdin()?,
             Some(file) => return Ok(TokenAnswer::InFile(std::path::absolute(file)?)),
             None if self.asks => {
-                eprint("Token of the server, not shown [unchanged]: ");
+                let has_token = self.config.server.token.reveal().is_some()
+                    || self.config.server.token_file.is_some();
+                let default = if has_token { "unchanged" } else { "none" };
+                eprint(&format!("Token of the server, not shown [{default}]: "));
                 Term::stderr().read_secure_line()?
             }
             None => return Ok(TokenAnswer::Unchanged),
@@ -343,9 +347,10 @@ fn write(path: &Path, text: &str) -> Result<(), SetupError> {
         .map_err(|error| SetupError::Failed(format!("cannot write {}: {error}", path.display())))
 }
 
-/// Prints the start of a line.
+/// Prints a question, after which the user types the answer on the same line.
 fn eprint(text: &str) {
     // If the terminal is gone, reading from it fails too.
+    let text = terminal::folded(OutputStream::Err, text, PROSE_INDENT);
     let _ = io::stderr().write_all(text.as_bytes());
 }
 

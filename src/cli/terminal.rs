@@ -17,23 +17,26 @@ use console::Term;
 
 use crate::status::{Badge, Severity};
 
-/// The maximum texts that wait for a stopped terminal; further log lines are discarded.
+/// Maximum number of texts that wait for a stopped terminal; further log lines are discarded.
 const TERMINAL_TEXTS: usize = 256;
 
 /// Channel to the writer thread, while there is a status line.
 static WRITER: Mutex<Option<SyncSender<Piece>>> = Mutex::new(None);
 /// Number of log lines dropped because the terminal was stopped.
-static LEFT_OUT: AtomicU64 = AtomicU64::new(0);
+static DISCARDED_LINES: AtomicU64 = AtomicU64::new(0);
 
 /// Columns kept free to the right of the status line, for the ^C that a terminal echoes: if it
 /// wrapped to the next row, the status line could not be removed.
 const MARGIN: usize = 3;
 
+/// Between two parts of the status line.
+const PART_SEPARATOR: &str = " | ";
+
 /// Terminals with fewer columns wrap the text themselves: folding would leave too little of a line.
 const MIN_FOLD_COLUMNS: usize = 30;
 
-/// The indentation of the lines that continue a log line or a finding of the doctor: the width of
-/// what is in front of their text.
+/// Indentation of the continuation lines of a log line or a finding of the doctor: the width of the
+/// time or the severity before the text.
 pub(super) const HANGING_INDENT: usize = 9;
 
 /// An output stream.
@@ -55,7 +58,7 @@ enum Piece {
 static OUTPUT_LOST: AtomicBool = AtomicBool::new(false);
 
 /// Whether output was lost because stdout failed, for example on a full disk. A closed pipe is not
-/// a failure: its reader wants no more, such as `head`.
+/// a failure: a reader such as `head` has read enough.
 pub(super) fn is_output_lost() -> bool {
     OUTPUT_LOST.load(Ordering::Relaxed)
 }
@@ -81,7 +84,7 @@ pub(super) fn log(text: &[u8]) {
     match writer.map(|writer| writer.try_send(Piece::Text(OutputStream::Err, text.to_vec()))) {
         Some(Ok(())) => {}
         Some(Err(TrySendError::Full(_))) => {
-            LEFT_OUT.fetch_add(1, Ordering::Relaxed);
+            DISCARDED_LINES.fetch_add(1, Ordering::Relaxed);
         }
         Some(Err(TrySendError::Disconnected(_))) | None => write_at_once(OutputStream::Err, text),
     }
@@ -101,8 +104,8 @@ pub(super) fn folded(stream: OutputStream, text: &str, indent: usize) -> Cow<'_,
     }
 }
 
-/// Breaks lines between words. A word that is longer than a line, such as an address, is not moved
-/// to a line of its own: it is broken by the terminal either way.
+/// Breaks lines between words. A word that is longer than a line, such as an address, stays on the
+/// current line: the terminal breaks it either way.
 fn fold(text: &str, columns: usize, indent: usize) -> String {
     let mut folded = String::with_capacity(text.len());
     for line in text.split_inclusive('\n') {
@@ -124,6 +127,19 @@ fn fold(text: &str, columns: usize, indent: usize) -> String {
         }
     }
     folded
+}
+
+/// The status line without its last parts, as far as they do not fit the terminal: a number that is cut
+/// off would look like another one. A first part that is too long is cut off.
+fn fitted(line: &str, columns: usize) -> Cow<'_, str> {
+    let mut parts = line;
+    while console::measure_text_width(parts) > columns {
+        match parts.rsplit_once(PART_SEPARATOR) {
+            Some((front, _)) => parts = front,
+            None => return console::truncate_str(parts, columns, ""),
+        }
+    }
+    parts.into()
 }
 
 /// Whether standard error shows colours: it must be a terminal that is not dumb, and `NO_COLOR`
@@ -212,10 +228,10 @@ impl Bottom {
                 continue;
             }
             self.term.clear_line()?;
-            let left_out = LEFT_OUT.swap(0, Ordering::Relaxed);
-            if left_out > 0 {
+            let discarded = DISCARDED_LINES.swap(0, Ordering::Relaxed);
+            if discarded > 0 {
                 let text = "log lines dropped: the terminal was stopped";
-                writeln!(self.term, "pitwire: {left_out} {text}")?;
+                writeln!(self.term, "pitwire: {discarded} {text}")?;
             }
             match piece {
                 Piece::Line => {}
@@ -226,8 +242,8 @@ impl Bottom {
                 }
             }
             let text = lock(&self.text).clone();
-            let width = usize::from(self.term.size().1).saturating_sub(MARGIN);
-            self.term.write_str(&console::truncate_str(&text, width, ""))?;
+            let columns = usize::from(self.term.size().1).saturating_sub(MARGIN);
+            self.term.write_str(&fitted(&text, columns))?;
             self.term.flush()?;
         }
         if !is_in_background() {
@@ -255,7 +271,7 @@ fn write_at_once(stream: OutputStream, text: &[u8]) {
             let mut out = io::stdout().lock();
             note_output(out.write_all(text).and_then(|()| out.flush()));
         }
-        // There is no other place to report it.
+        // A failure of stderr cannot be reported anywhere.
         OutputStream::Err => drop(io::stderr().write_all(text)),
     }
 }
@@ -294,6 +310,16 @@ mod tests {
             ("", ""),
         ] {
             assert_eq!(fold(text, 8, 2), expected, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn the_status_line_loses_whole_parts_in_a_narrow_terminal() {
+        let line = "Live | queued 0 | in 2.3/s | out 2.3/s";
+        for (columns, expected) in
+            [(38, line), (37, "Live | queued 0 | in 2.3/s"), (10, "Live"), (3, "Liv")]
+        {
+            assert_eq!(fitted(line, columns), expected);
         }
     }
 }

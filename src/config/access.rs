@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::ParseError;
 use super::values::Textual;
 
-/// What is shown in place of a secret.
+/// The text shown in place of a secret.
 const HIDDEN: &str = "***";
 
 /// A text that is never printed; empty means not set.

@@ -230,7 +230,7 @@ impl Loading {
         }
     }
 
-    /// Rejects settings that NATS does not support and warns of those that it ignores.
+    /// Rejects settings that NATS does not support and warns of settings that it ignores.
     fn check_nats(&mut self) {
         self.check_hub();
         let url = self.key("server.url");

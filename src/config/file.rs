@@ -134,10 +134,12 @@ fn read(path: &Path) -> Result<String, String> {
         Err(error) => Err(format!(
             "cannot be read: {error}; let your user read it, or pass another file with --config"
         )),
-        Ok(length) if length as u64 > MAX_CONFIG_BYTES => {
-            Err(format!("has more than {MAX_CONFIG_BYTES} bytes; is it a configuration?"))
+        Ok(length) if length as u64 > MAX_CONFIG_BYTES => Err(format!(
+            "has more than {MAX_CONFIG_BYTES} bytes; pass the configuration file with --config"
+        )),
+        Ok(_) => {
+            String::from_utf8(bytes).map_err(|_| "is not text in UTF-8; save it in UTF-8".into())
         }
-        Ok(_) => String::from_utf8(bytes).map_err(|_| "is not text in UTF-8".into()),
     }
 }
 

@@ -53,8 +53,8 @@ pub(crate) fn read_ca(path: &Path) -> Result<Vec<u8>, FileFault> {
     }
 }
 
-/// The token of a listener: that of the file if one is configured, else that of the configuration.
-/// May block.
+/// The token of a listener: from the token file if one is configured, else from the configuration
+/// itself. May block.
 pub(crate) fn listener_token(
     token: &Secret,
     file: Option<&CredentialFile>,

@@ -57,7 +57,7 @@ pub(super) static KEYS: &[Key] = &[
     key("queue.max_age", Time(MINUTE..=days(365), |c| &mut c.queue.max_age),
         "Entries older than this are dropped; time during which the PC is off does not count."),
     key("queue.when_full", Text(|c| &mut c.queue.when_full),
-        "What a full queue does: downsample the oldest frames, drop the oldest or the newest entry, or make a recording wait."),
+        "How a full queue makes room: downsample the oldest frames, drop the oldest or the newest entry, or make a recording wait."),
     key("queue.durability", Text(|c| &mut c.queue.durability),
         "When a stored entry survives a power cut: at once, within this time, or once the operating system has written it."),
 
@@ -242,8 +242,8 @@ impl Key {
         self.name.rsplit_once('.').map_or(self.name, |(_, name)| name)
     }
 
-    /// Sets the value in `config`. The error is one line: what is wrong, and which values are
-    /// allowed.
+    /// Sets the value in `config`. The error is one line with the problem and the allowed
+    /// values.
     pub(super) fn set(&self, config: &mut Config, given: &RawValue<'_>) -> Result<(), String> {
         let wrong = match self.try_set(config, given) {
             Ok(()) => return Ok(()),

@@ -13,7 +13,7 @@ use url::Url;
 use super::ParseError;
 use super::values::{Textual, is_loopback};
 
-/// What is shown in place of a proxy's user name and password.
+/// The text shown in place of a proxy's user name and password.
 const HIDDEN: &str = "***";
 
 /// How to choose the proxy.

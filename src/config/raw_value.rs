@@ -85,7 +85,7 @@ impl fmt::Display for RawValue<'_> {
                     None => write!(f, "{:?}", shorten(&format!("{before_query}{query}"))),
                 }
             }
-            Self::Other(what) => f.write_str(what),
+            Self::Other(kind) => f.write_str(kind),
         }
     }
 }

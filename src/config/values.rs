@@ -27,7 +27,7 @@ pub(super) trait Textual {
     /// The allowed values, as a phrase that follows "write".
     fn allowed(&self) -> String;
     /// What to write instead of an invalid text, as a phrase that follows "write"; `None` for any
-    /// of the allowed values. `table` is that of the key, such as `server`.
+    /// of the allowed values. `table` is the table of the key, such as `server`.
     fn correction(&self, _invalid: &str, _table: &str) -> Option<String> {
         None
     }
@@ -365,7 +365,7 @@ impl<T: Choice> Textual for T {
     }
 }
 
-/// Whether an address is a loopback address, also one that is mapped into IPv6.
+/// Whether an address is a loopback address, also in its IPv4-mapped IPv6 form.
 pub(crate) fn is_loopback(address: IpAddr) -> bool {
     address.to_canonical().is_loopback()
 }

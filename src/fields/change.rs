@@ -22,7 +22,7 @@ pub(super) fn situation(sample: &Object<'_>) -> Situation {
     Situation { lap: lap.map(|lap| lap as i64), gear_box, state: state.0 }
 }
 
-/// The fields that make up a state. The last two are not dashboard fields, but many sources have
+/// The fields of a state. The last two are not dashboard fields, but many sources have
 /// them.
 const STATE: &[&[&str]] = &[
     &["session_type"],

@@ -1,4 +1,4 @@
-//! What was omitted from a sample while the rest of it was kept.
+//! The values that were omitted from a sample while the rest of it was kept.
 
 use super::table::FIELDS;
 use super::{Reason, Refused, refused, shorten};

@@ -156,7 +156,7 @@ pub(super) struct Wheels<'a> {
 /// The outcome of checking a value of the right type.
 pub(super) enum Checked<'a> {
     Value(Cell<'a>),
-    /// The value stands for "no value".
+    /// The value means "no value".
     Absent,
     /// The value is out of range; the message says why and what to send.
     OutOfRange(String),

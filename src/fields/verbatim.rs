@@ -17,7 +17,7 @@ pub(crate) fn without_non_finite(text: &str) -> Option<String> {
     remove_non_finite(text).map(|(kept, _)| kept)
 }
 
-/// Does what [`without_non_finite`] does, and reports what was removed.
+/// Like [`without_non_finite`], and also reports the removed values.
 pub(crate) fn remove_non_finite(text: &str) -> Option<(String, Omissions)> {
     if !Tokens(text).any(|token| token.is_non_finite()) {
         return None;

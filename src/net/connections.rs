@@ -196,10 +196,10 @@ impl Connections {
         }
         let closed = std::mem::take(&mut table.unlogged);
         let (name, ConnectionLimits { connections, per_peer }) = (self.0.name, self.0.limits);
-        let what = if replaces { "closed an idle one for it" } else { "refused it" };
+        let action = if replaces { "closed an idle one for it" } else { "refused it" };
         tracing::warn!(
             "{name}: a connection from {peer} exceeds the limit ({per_peer} for one address, \
-             {connections} in all): {what}; {closed} closed since the last report"
+             {connections} in all): {action}; {closed} closed since the last report"
         );
     }
 

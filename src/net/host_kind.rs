@@ -1,10 +1,10 @@
-//! What a name in a request can refer to: this PC, its network, or anything.
+//! Classifies host names in requests: this PC, its network, or any other host.
 
 use std::net::IpAddr;
 
 use crate::config::is_loopback;
 
-/// What a Host header, with or without a port, can refer to.
+/// The machines that a Host header, with or without a port, can refer to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum HostKind {
     ThisPc,

@@ -1,4 +1,4 @@
-//! An HTTP client for small requests: one per connection, without TLS of its own.
+//! An HTTP client for small requests: one per connection, without TLS.
 
 use std::io;
 use std::time::Duration;

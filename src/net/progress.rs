@@ -54,7 +54,7 @@ enum Phase {
     Upgraded,
 }
 
-/// What the server waits for on an idle connection. At a limit, connections are closed in this
+/// The next step of a client on an idle connection. At a limit, connections are closed in this
 /// order; while most of them wait for their next request, those are closed first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum WaitsFor {
@@ -145,7 +145,7 @@ impl TrackedConnection {
         !self.0.kill_switch.is_killed() && self.progress().phase == Phase::Answering
     }
 
-    /// What the server waits for, and since how long; `None` if this connection must not be closed
+    /// The step that the client owes, and for how long; `None` if this connection must not be closed
     /// for a new one.
     pub(super) fn waits_for(&self, now: Instant) -> Option<(WaitsFor, Duration)> {
         if self.0.kill_switch.is_killed() {

@@ -4,7 +4,7 @@
 //! freed, glibc raises its mmap threshold and serves later ones from the heap, which fragments:
 //! 75 MB after 60,000 entries, and growing, instead of 28 MB.
 //!
-//! glibc also gives each thread a heap of its own, which keeps what its largest job needed: two
+//! glibc also gives each thread a separate heap, which never shrinks below its largest job: two
 //! threads that had each parsed a body of 8 MB kept 15 MB each. One heap serves all threads here;
 //! they allocate too rarely at the same time to wait for each other.
 

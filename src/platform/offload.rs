@@ -9,8 +9,8 @@ use crate::fields::{Reason, Refused};
 /// kB.
 const INLINE_BYTES: usize = 64 << 10;
 
-/// How many large texts are parsed at a time. Each takes up to 10 MB of memory and, as the length
-/// is bounded and the time linear in it, about 10 ms, so the wait is short.
+/// Maximum number of large texts that are parsed at a time. Each takes up to 10 MB of memory and,
+/// because the length is bounded, about 10 ms, so the wait is short.
 const PARSERS: usize = 1;
 
 static PARSER: Semaphore = Semaphore::const_new(PARSERS);
@@ -25,7 +25,7 @@ pub(crate) async fn parse<T: Send + 'static>(
     }
     let permit = PARSER.acquire().await;
     // The permit moves to the parser, so that it is held until the end even if the caller is
-    // dropped.
+    // cancelled.
     let parsed = spawn_blocking(move || (parse(), permit)).await;
     match parsed {
         Ok((parsed, _)) => parsed,

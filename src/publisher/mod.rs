@@ -175,7 +175,7 @@ impl DashboardPublisher {
         self.destinations.iter().for_each(Destination::start);
     }
 
-    /// What the rate limit leaves out of the sources.
+    /// The counts of samples that the rate limit leaves out.
     pub(crate) fn rate_counts(&self) -> RateCounts {
         self.rate_counts.clone()
     }

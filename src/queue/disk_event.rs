@@ -1,4 +1,4 @@
-//! What the queue worker reports of its disk, so that the caller can count it.
+//! The events of its disk that the queue worker reports, so that the caller can count them.
 
 use std::time::Duration;
 

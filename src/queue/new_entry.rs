@@ -33,7 +33,7 @@ impl NewEntry {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Content {
     Frame(Situation),
-    /// A setup is accepted if its fingerprint differs from that of the stint's last setup.
+    /// A setup is accepted if its fingerprint differs from the fingerprint of the stint's last setup.
     Setup {
         fingerprint: u64,
     },

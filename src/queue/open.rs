@@ -35,7 +35,7 @@ pub enum Destinations<'a> {
 /// Opens the queue in the folder `queue.path`, creating it if necessary, and starts its worker.
 /// Returns a [`Reader`] for each destination, in the given order.
 ///
-/// Blocks until the disk has been read. `clock` tells whether the last stint continues. `observer` is told the outcome of disk operations. [`Closed`] resolves when all ends are dropped and the folder is unlocked.
+/// Blocks until the disk has been read. `clock` decides whether the last stint continues. `observer` receives the outcome of each disk operation. [`Closed`] resolves when all ends are dropped and the folder is unlocked.
 pub fn open(
     queue: &QueueConfig,
     limits: Limits,

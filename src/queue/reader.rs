@@ -102,7 +102,7 @@ impl Reader {
         self.requests.ask(move |engine| engine.set_session(stint, &server, &session)).await
     }
 
-    /// What the delivery to this destination has to know after a restart: the bytes that were last
+    /// The state that the delivery to this destination restores after a restart: the bytes last
     /// stored with [`Reader::set_delivery_state`].
     pub async fn delivery_state(&mut self) -> Result<Option<Vec<u8>>, QueueError> {
         let of = self.index;

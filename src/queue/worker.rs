@@ -37,7 +37,7 @@ const LEDGER_CHECK_INTERVAL: Duration = Duration::from_secs(60);
 
 type Reply<T> = oneshot::Sender<Result<T, QueueError>>;
 
-/// What an end of the queue asks of the worker.
+/// A request from a reader or writer to the worker.
 pub(super) type Request = Box<dyn FnOnce(&mut QueueWorker) + Send>;
 
 /// The side of the ends of the channel to the worker.

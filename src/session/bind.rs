@@ -12,7 +12,7 @@ use crate::config::SessionChoice;
 use crate::entry::StintId;
 use crate::sink::{JOIN_TIMEOUT, Joined, Link, Shown, Sink, SinkError};
 
-/// What is known of a session when it is bound.
+/// The origin of a session, as known when it is bound.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum SessionOrigin {
     /// The server knows it.

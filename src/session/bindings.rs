@@ -1,4 +1,4 @@
-//! The sessions that are bound on a link, and what was sent on it.
+//! The sessions that are bound on a link, and the entries sent on it.
 
 use std::collections::BTreeMap;
 
@@ -162,7 +162,8 @@ impl Bindings {
         }
     }
 
-    /// Whether the answer to a join is no reason to doubt the session of this stint.
+    /// Whether the answer to a join confirms the session of this stint, or at least casts no doubt on
+    /// it.
     pub(super) fn is_as_expected(
         &self,
         stint: StintId,

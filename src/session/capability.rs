@@ -100,8 +100,8 @@ pub(super) enum Order {
 pub(super) enum Workers {
     #[default]
     One,
-    /// Several processes behind one address, each with sessions of its own: only the connection that
-    /// publishes can be asked about them.
+    /// Several processes behind one address, each with separate sessions: only the publishing
+    /// connection can be asked about them.
     Several,
 }
 

@@ -12,13 +12,13 @@ use super::{Session, SessionError};
 use crate::entry::Entry;
 use crate::sink::{Link, Proof, Sink, SinkError};
 
-/// The number of failed tries of one entry that are logged as warnings. A server that takes nothing
+/// Maximum number of failed attempts at one entry that are logged: a server that accepts nothing
 /// fails every few seconds.
 const LOGGED_TRIES: u32 = 10;
 
 impl<S: Sink> Session<S> {
-    /// Publishes entries of the queue. If one of them got no proof before, the probe goes first and
-    /// the entry follows alone.
+    /// Publishes entries of the queue. If one of them failed to get a proof before, the probe is sent
+    /// first, and the entry follows alone.
     pub(super) async fn publish_queued(
         &mut self,
         link: &mut S::Link,
@@ -73,8 +73,8 @@ impl<S: Sink> Session<S> {
         Ok(())
     }
 
-    /// Stores which entries the probe is about to overtake. A later process could otherwise take the
-    /// stored probe for a proof of them.
+    /// Stores which entries the probe is about to overtake. Otherwise a later process could mistake
+    /// the stored probe for a proof of these entries.
     async fn overtake(
         &mut self,
         probe: &Entry,
@@ -140,18 +140,18 @@ impl<S: Sink> Session<S> {
         Ok(outcome)
     }
 
-    /// Records which entries of the last publication were proven, and which one was overtaken by
-    /// them. Returns whether one was.
+    /// Records which entries of the last publication were proven, and which entry they overtook.
+    /// Returns whether they overtook one.
     fn note_proven_in_part(&mut self, link: &S::Link, in_flight: &[InFlight]) -> bool {
         let isolation = &mut self.learned.isolation;
         let back = link.came_back();
         isolation.proven(back.iter().copied());
-        let passed_over = link.skipped();
+        let skipped = link.skipped();
         let overtaken = isolation
             .retrying()
             .map(|retrying| retrying.seq)
-            .filter(|seq| passed_over.contains(seq))
-            .or(passed_over.first().copied());
+            .filter(|seq| skipped.contains(seq))
+            .or(skipped.first().copied());
         let Some(overtaken) = in_flight.iter().find(|one| Some(one.seq) == overtaken) else {
             return false;
         };
@@ -215,7 +215,7 @@ impl<S: Sink> Session<S> {
         self.show_retrying();
     }
 
-    /// Shows the entry that is sent again.
+    /// Shows the entry that is being retried.
     fn show_retrying(&self) {
         let retrying = self.learned.isolation.retrying();
         if let Some(retrying) = retrying.filter(|retrying| retrying.attempt <= LOGGED_TRIES) {
@@ -226,7 +226,7 @@ impl<S: Sink> Session<S> {
         });
     }
 
-    /// Stops showing an entry as sent again, unless there is another one.
+    /// Stops showing an entry as being retried, unless another one is.
     pub(super) fn clear_retrying(&self) {
         if self.learned.isolation.retrying().is_none() {
             self.status.send_if_modified(|status| status.retrying.take().is_some());

@@ -7,7 +7,7 @@ use super::{Session, SessionError};
 use crate::config::ProofChoice;
 use crate::sink::{JOIN_TIMEOUT, JoinWait, Joined, Link, Proof, Sink, SinkError};
 
-/// What a server does that a join gets no answer from.
+/// The description of a server that does not answer a join.
 pub(super) const NO_JOIN: &str = "it answers no join_session";
 
 impl<S: Sink> Session<S> {

@@ -58,7 +58,7 @@ impl Latencies {
     }
 }
 
-/// A percentile in seconds, by nearest rank; `None` if there are no durations.
+/// A percentile in seconds, by nearest rank; `None` for an empty slice.
 fn percentile(sorted: &[Duration], percent: usize) -> Option<f64> {
     let rank = (sorted.len() * percent).div_ceil(100);
     Some(sorted.get(rank.checked_sub(1)?)?.as_secs_f64())

@@ -26,8 +26,8 @@ impl Overtaken {
         self.entries.extend(entries);
     }
 
-    /// Whether only a proof of the entry itself, or of one that follows it and is no probe, shows
-    /// that the server has it.
+    /// Whether the entry was overtaken: then only a proof of the entry itself, or of a later entry
+    /// other than the probe, shows that the server has it.
     pub(super) fn contains(&self, seq: Seq) -> bool {
         self.entries.contains_key(&seq)
     }

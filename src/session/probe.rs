@@ -121,7 +121,7 @@ impl<S: Sink> Session<S> {
     }
 }
 
-/// A frame with everything that the dashboard's schema requires, and content of its own.
+/// A frame with every field that the dashboard's schema requires, and unique content.
 fn entry(number: usize, captured_at: CapturedAt) -> Entry {
     let json = format!(
         r#"{{"timestamp":"{captured_at}","lap":{number},"position":0,"fuel":0,"fuel_capacity":0,"player_name":"","car_name":"","track_name":"","session_type":"probe"}}"#

@@ -84,7 +84,7 @@ pub(super) fn forgotten(entries: &[&Entry]) -> PublishOutcome {
 }
 
 impl<S: Sink> Session<S> {
-    /// Publishes entries together and determines what the server did with them.
+    /// Publishes entries together and determines their outcome at the server.
     pub(super) async fn publish(
         &mut self,
         link: &mut S::Link,
@@ -136,7 +136,7 @@ impl<S: Sink> Session<S> {
         if proof > strongest { Err(SessionError::Weak(proof.as_str())) } else { Ok(proof) }
     }
 
-    /// Determines what the server did with entries, from its receipt for them.
+    /// Determines the outcome of entries from the server's receipt for them.
     async fn judge(
         &mut self,
         link: &mut S::Link,

@@ -64,7 +64,7 @@ impl<S: Sink> Session<S> {
         Ok(())
     }
 
-    /// Determines what the server did with the missing entries of one stint.
+    /// Determines the outcome of the missing entries of one stint.
     async fn examine_stint(
         &mut self,
         link: &mut S::Link,
@@ -249,8 +249,8 @@ impl<S: Sink> Session<S> {
         SessionError::NotKept("it refused an entry of a batch; sending one at a time")
     }
 
-    /// Retries refused entries. Returns those that the server still refuses although it knows their
-    /// session.
+    /// Retries refused entries. Returns the ones that the server still refuses although it knows
+    /// their session.
     pub(super) async fn retry_refused(
         &mut self,
         link: &mut S::Link,

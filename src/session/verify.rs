@@ -28,7 +28,7 @@ pub(super) enum Verified {
     Rebound,
 }
 
-/// What the server says about the session of a stint.
+/// The server's answer about the session of a stint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum SessionCheck {
     /// It knows the session and stores the entries that it acknowledged.

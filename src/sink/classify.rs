@@ -1,4 +1,4 @@
-//! Classifies what a server's address answers.
+//! Classifies the answers of a server's address.
 //!
 //! This file is pure; `probe` makes the observations.
 //!
@@ -242,7 +242,7 @@ mod tests {
             assert_eq!(cause(&seen), expected, "{code}");
             let diagnosis = diagnosis("http://pit:5000", expected);
             assert_eq!(diagnosis.needs_an_operator(), is_slow, "{code}");
-            assert!(diagnosis.what().contains(&code.to_string()), "{diagnosis}");
+            assert!(diagnosis.problem().contains(&code.to_string()), "{diagnosis}");
         }
     }
 
@@ -306,7 +306,7 @@ mod tests {
             panic!("followed");
         };
         assert_eq!(
-            diagnosis("http://pit:5000", cause).what(),
+            diagnosis("http://pit:5000", cause).problem(),
             "http://pit:5000 redirects (302) to https://evil/[secret]/login, another host, which \
              must not receive the token"
         );

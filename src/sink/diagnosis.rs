@@ -71,7 +71,7 @@ impl Diagnosis {
     }
 
     /// The problem, as one phrase.
-    pub(crate) fn what(&self) -> String {
+    pub(crate) fn problem(&self) -> String {
         let url = &self.url;
         match &self.cause {
             Cause::UnknownName(error) => {
@@ -298,7 +298,7 @@ impl Diagnosis {
 
 impl fmt::Display for Diagnosis {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}; {}", self.what(), self.advice())
+        write!(f, "{}; {}", self.problem(), self.advice())
     }
 }
 

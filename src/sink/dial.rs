@@ -66,7 +66,7 @@ pub(crate) enum DialedStream {
     Tls(Box<tokio_native_tls::TlsStream<TcpStream>>),
 }
 
-/// What the proxy on a connection is asked to do.
+/// The service that a proxy provides for a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Through {
     /// To pass bytes on: `CONNECT`.

@@ -18,9 +18,9 @@ pub(crate) struct SourceActivity(Arc<Mutex<Vec<SourceState>>>);
 struct SourceState {
     /// The label in metrics.
     source: &'static str,
-    /// What is shown while samples arrive, such as "Reading standard input".
+    /// The text while samples arrive, such as "Reading standard input".
     active: String,
-    /// What is shown otherwise, such as "Waiting for samples on standard input".
+    /// The text while none arrive, such as "Waiting for samples on standard input".
     waiting: String,
     sampled_at: Option<Instant>,
     /// Whether it waits, although a sample may be recent.

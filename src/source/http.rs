@@ -61,7 +61,7 @@ pub fn router(intake: Arc<Intake>, access: Access) -> Router {
         .route("/v1/telemetry", post(telemetry))
         .route("/v1/setup", post(setup))
         .layer(middleware::from_fn(in_time))
-        // The decompressed body is what the budget bounds.
+        // The budget bounds the decompressed body.
         .layer(RequestDecompressionLayer::new())
         .layer(middleware::from_fn(with_known_encoding))
         .layer(middleware::from_fn(allow_posts))

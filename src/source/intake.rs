@@ -84,7 +84,7 @@ impl Intake {
         Self { rate: Mutex::new(rate.following(hz)), ..self }
     }
 
-    /// Counts in `counts` what the rate limit leaves out.
+    /// Counts the samples that the rate limit leaves out in `counts`.
     #[must_use]
     pub(crate) fn counting(self, counts: RateCounts) -> Self {
         Self { counts, ..self }
@@ -175,7 +175,7 @@ impl Intake {
     }
 
     /// Makes entries of the samples that are valid and not rate-limited. Pushes an outcome for each
-    /// sample to `taken`, `None` for those that the queue decides on.
+    /// sample to `taken`, `None` for a sample that the queue decides on.
     fn admit(
         &self,
         samples: Vec<Result<Sample, Refused>>,

@@ -1,5 +1,5 @@
-//! The hub source: receives what the agents of a league publish to a NATS server, and queues it for
-//! the dashboards.
+//! The hub source: receives the entries that the agents of a league publish to a NATS server, and
+//! queues them for the dashboards.
 //!
 //! - Each agent has a NATS stream. The hub lists the streams periodically and follows all of its
 //!   own concurrently.

@@ -1,4 +1,4 @@
-//! Counts what the rate limit leaves out, for the log and the status page.
+//! Counts the samples that the rate limit leaves out, for the log and the status page.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

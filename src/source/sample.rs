@@ -1,4 +1,4 @@
-//! Samples: what a source reads, before it becomes an entry.
+//! Samples: the input of a source before it becomes an entry.
 //!
 //! Every source parses its text here, so that all of them accept the same:
 //! - a flat object of readings, or a frame that already uses the dashboard's field names;
@@ -25,7 +25,7 @@ pub enum Sample {
     Setup(Setup),
 }
 
-/// What an object is that is not an event or a line of an export.
+/// The kind of an object that is not an event or a line of an export.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Bare {
     Telemetry(Form),

@@ -106,7 +106,7 @@ mod tests {
     use crate::queue::Stuck;
     use crate::session::Retrying;
 
-    /// Stands in for a troubleshooting page: nothing is wrong, so there is none.
+    /// Replaces a troubleshooting page: this state is normal and has no page.
     const LIVE: &str = "## What you see\nLive";
     const DISK: &str = include_str!("../../deploy/docs/troubleshooting/disk.md");
     const OFFLINE: &str = include_str!("../../deploy/docs/troubleshooting/offline.md");

@@ -35,7 +35,7 @@ pub struct OperatorHandler {
 /// Why a request failed.
 #[derive(Debug, thiserror::Error)]
 pub enum OperatorError {
-    /// The request is invalid; the text names what is allowed.
+    /// The request is invalid; the text names the allowed values.
     #[error("{0}")]
     Invalid(String),
     #[error("{0}; check that the disk is connected and has room")]

@@ -1,6 +1,6 @@
 //! The operator protocol over HTTP, at the agent's admin address.
 //!
-//! Only this PC may use it, even if the admin listener is open to others: there is no password, and
+//! Only this PC may use it, even if the admin listener is open to others: it asks for no password, and
 //! the frames belong to the team. Requests from web pages of other origins are rejected.
 
 use std::sync::Arc;
@@ -38,7 +38,7 @@ pub(crate) fn router(tools: OperatorHandler) -> Router {
         .with_state((tools, Arc::new(BodyBudget::new())))
 }
 
-/// Why a request was not carried out; the text says what to do.
+/// The reason for not carrying out a request, and what to do about it.
 type Rejection = (StatusCode, String);
 
 async fn respond(

@@ -218,9 +218,9 @@ fn each_mistake_is_reported_in_one_line_with_advice() {
         (toml("[log]\nlevel = \"off\"\nlevel = \"info\""),
             "pitwire.toml:3: is not TOML: duplicate key"),
         (Sources { file: Some(("pitwire.toml", b"update_rate_hz = 2 # \xff")), ..Sources::default() },
-            "pitwire.toml: is not text in UTF-8"),
+            "pitwire.toml: is not text in UTF-8; save it in UTF-8"),
         (Sources { file: Some(("pitwire.toml", &[b'\n'; (1 << 20) + 1])), ..Sources::default() },
-            "pitwire.toml: has more than 1048576 bytes; is it a configuration?"),
+            "pitwire.toml: has more than 1048576 bytes; pass the configuration file with --config"),
         // The original client's file.
         (json("{\n  \"server_url\": 5000\n}"),
             "config.json:2: server_url: 5000 is not text; write an address such as \"http://localhost:5000\" or \"nats://localhost:4222\""),

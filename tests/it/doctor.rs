@@ -126,7 +126,7 @@ impl Pc {
             .collect();
         assert_eq!(bad.len(), expected.len(), "{findings:#?}");
         for (finding, (severity, subject, what, advice)) in bad.into_iter().zip(expected) {
-            let found = text(&finding["what"]);
+            let found = text(&finding["summary"]);
             let is_it = match what.strip_suffix('…') {
                 Some(beginning) => found.starts_with(beginning),
                 None => found == *what,
@@ -143,7 +143,7 @@ impl Pc {
 /// Whether there is a finding with this severity whose text begins with `what`.
 fn has(findings: &[Value], severity: &str, what: &str) -> bool {
     let is_it = |finding: &Value| {
-        finding["severity"] == severity && finding["what"].as_str().unwrap().starts_with(what)
+        finding["severity"] == severity && finding["summary"].as_str().unwrap().starts_with(what)
     };
     findings.iter().any(is_it)
 }

@@ -311,7 +311,7 @@ fn away() {
             store.put("fact", b"value").unwrap();
             drop(store);
             let case = format!("error {errno} for {needle}");
-            // A disk that is away also takes no new file.
+            // A missing disk also accepts no new file.
             let calls = if errno == libc::EIO { "rw" } else { "od" };
             let needle = if errno == libc::EIO { "queue" } else { needle };
             inject(calls, errno, 0, u64::from(u32::MAX), (0, u64::MAX), needle);

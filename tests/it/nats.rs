@@ -206,6 +206,6 @@ pub fn check(kept: &[Kept], stored: &BTreeMap<u64, u64>) -> BTreeSet<String> {
     let lost: Vec<_> = stored.iter().filter(|(seq, _)| !numbers.contains_key(seq)).collect();
     assert!(lost.is_empty(), "{} of {} lost: {lost:?}", lost.len(), stored.len());
     let other: Vec<_> = stored.iter().filter(|(seq, number)| numbers[seq] != **number).collect();
-    assert!(other.is_empty(), "entries differ from what was stored: {other:?}");
+    assert!(other.is_empty(), "entries differ from the stored ones: {other:?}");
     newest.into_keys().map(str::to_owned).collect()
 }

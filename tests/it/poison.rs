@@ -150,7 +150,7 @@ async fn a_server_that_takes_nothing_is_an_outage() {
             let case = format!("{poison:?} {seconds} s");
             assert_eq!((ledger.delivered, ledger.dead_letters), (45, 0), "{case}");
             let mut seen = world.seen();
-            // The probe may come before the entry that was tried in vain.
+            // The probe may arrive before the entry that failed.
             let late = seen.windows(2).filter(|pair| pair[1] < pair[0]).count();
             assert!(late <= 1, "{case}: {seen:?}");
             seen.sort_unstable();

@@ -83,7 +83,7 @@ fn explore(states: usize, seed: u64) {
 }
 
 /// Number of times that the store is opened under the recorder. The second process exits cleanly,
-/// the others are killed. The last one runs after a reboot, so it repairs what the third one left.
+/// the others are killed. The last one runs after a reboot, so it repairs the state that the third one left.
 const LIVES: u64 = 4;
 const CLOSED_LIFE: u64 = 1;
 const LIFE_AFTER_BOOT: u64 = 3;
@@ -187,7 +187,7 @@ fn payload(seq: u64, len: usize) -> Vec<u8> {
     bytes
 }
 
-/// What the store had reported before the cut.
+/// The reports of the store before the cut.
 #[derive(Debug, Default)]
 struct Promises {
     /// Positions that were assigned; `trying` is an append in progress.

@@ -6,7 +6,7 @@
 //! - [`rates`]: sources within and above their rate.
 //! - [`recordings`]: real data, field by field; the pace of a replay, and files that it refuses.
 //! - [`reload`]: a configuration change while it runs.
-//! - [`messages`]: what the commands tell a driver.
+//! - [`messages`]: the messages for a driver.
 //! - [`observe`]: metrics, health and readiness.
 //! - [`autostart`]: the start at log-on.
 //! - `output`: standard output that fails.

@@ -67,7 +67,7 @@ fn record(file: &Path) -> Vec<(String, u64)> {
 }
 
 /// Replays to a Flask server that is killed and restarted meanwhile. Returns the number of frames
-/// and what the server stored.
+/// and the frames that the server stored.
 async fn replay_over_restarts(adjust: impl FnOnce(&mut Config)) -> (u64, Vec<(String, u64)>) {
     let (frames, restarts) = if is_long() { (20_000, 20) } else { (8_000, 4) };
     let folder = tempfile::tempdir().unwrap();

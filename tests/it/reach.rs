@@ -106,7 +106,7 @@ fn faults(url: &str, settings: &[(&str, &str)]) -> Vec<String> {
     let findings = findings["findings"].as_array().unwrap().iter();
     let is_fault = |finding: &&Value| finding["severity"] == "fault";
     let servers = findings.filter(is_fault).filter(|finding| finding["subject"] == "server");
-    servers.map(|finding| finding["what"].as_str().unwrap().to_owned()).collect()
+    servers.map(|finding| finding["summary"].as_str().unwrap().to_owned()).collect()
 }
 
 /// Checks that log, status page and doctor name the same fault, which begins with `what`, and that
@@ -126,7 +126,7 @@ async fn is_named(url: &str, what: &str, driver: &str, is_slow: bool) {
     });
     let found = found.await.unwrap();
     assert_eq!(found.len(), 1, "{found:?}");
-    // The error is what the doctor finds and its advice.
+    // The error is the doctor's finding with its advice.
     assert!(error.starts_with(&format!("{}; ", found[0])), "{found:?}: {error}");
 }
 

@@ -33,8 +33,8 @@ struct Seen {
 }
 
 impl Screen {
-    /// Starts the command with all its streams on a terminal of this width, except those that
-    /// `redirect` sends elsewhere.
+    /// Starts the command with all its streams on a terminal of this width, except the streams
+    /// that `redirect` sends elsewhere.
     pub fn start(command: &Command, columns: u16, redirect: impl FnOnce(&mut Command)) -> Self {
         let ours = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).unwrap();
         grantpt(&ours).unwrap();

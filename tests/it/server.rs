@@ -31,7 +31,7 @@ pub struct Faults {
     pub refuses: Option<&'static str>,
     /// Reports refused frames as an error in the acknowledgement.
     pub objects: bool,
-    /// What the handler does with entries whose JSON contains [`POISON`].
+    /// The behaviour at entries whose JSON contains [`POISON`].
     pub poison: Option<Poison>,
     /// Swaps two adjacent entries of a batch.
     pub swaps: bool,
@@ -53,13 +53,13 @@ pub struct Faults {
     pub jitter: Duration,
 }
 
-/// The maximum number of entries that the agent sends before one that was not confirmed.
+/// Maximum number of entries that the agent sends ahead of an unconfirmed one.
 const MAX_PROBE_DISTANCE: u64 = 512;
 
 /// The text in the JSON of an entry that the server's handler cannot process.
 pub const POISON: &str = "poison";
 
-/// What a server's handler does with an entry that it cannot process.
+/// The reaction of a server's handler to an entry that it cannot process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Poison {
     /// It raises: the entry is neither stored nor acknowledged.

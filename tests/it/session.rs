@@ -260,7 +260,7 @@ async fn a_session_continues_after_an_outage_without_duplicates() {
     assert_eq!(seqs(&seen[0].1), up_to(701));
 }
 
-/// A server may still be reading what a killed agent had sent while the next agent asks it.
+/// A server may still be reading the entries of a killed agent while the next agent asks it.
 #[tokio::test(start_paused = true)]
 async fn entries_of_a_killed_agent_that_are_stored_late_are_not_sent_again() {
     let mut world = World::with(Faults::default());
@@ -648,7 +648,7 @@ async fn a_server_that_keeps_the_order_again_gets_batches_after_a_clean_minute()
     assert!(swapped.elapsed() < Duration::from_secs(90), "{:?}", swapped.elapsed());
     assert_eq!((inversions(&world), world.seen().len()), (1, 3_601));
     let state = world.server.state();
-    assert_eq!((state.probes, state.requests), (2_048, 2), "one probe in a session of its own");
+    assert_eq!((state.probes, state.requests), (2_048, 2), "one probe in a separate session");
 }
 
 #[tokio::test(start_paused = true)]

@@ -15,7 +15,7 @@ pub fn reading(ms: i64) -> Reading {
     Reading { wall: CapturedAt(ms), uptime_ms: ms }
 }
 
-/// Clocks that stand still.
+/// A clock that is stopped at `ms`.
 pub fn at(ms: i64) -> Clock {
     Clock::new("test", move || reading(ms))
 }

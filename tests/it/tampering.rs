@@ -300,7 +300,7 @@ fn file_creation_follows_no_symlink_and_files_are_private() {
         fs::write(outside.join(name), "mine").unwrap();
         symlink(outside.join(name), folder.join(name)).unwrap();
     }
-    // Folders too: an unfinished segment, one that is being deleted, the facts, and the quarantine.
+    // Folders too: an unfinished segment, a segment being deleted, the facts, and the quarantine.
     for name in ["new-0000000000000001-000000000000000a", "trash-1", "facts", "quarantine"] {
         fs::create_dir(outside.join(name)).unwrap();
         fs::write(outside.join(name).join("file"), "mine").unwrap();

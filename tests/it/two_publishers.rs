@@ -22,7 +22,7 @@ const FRAME_INTERVAL: Duration = Duration::from_millis(50);
 /// How the two publishers get their session.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Ids {
-    /// Each requests one, and has a page of its own.
+    /// Each requests one, and has a separate page.
     AutoAuto,
     /// One requests it, and the other has that id as `server.session_id`.
     AutoFixed,
@@ -38,7 +38,7 @@ enum Cut {
     Both,
 }
 
-/// What the cut interrupts.
+/// The message that the cut interrupts.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum InFlight {
     /// Everything was delivered before.

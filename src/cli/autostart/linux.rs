@@ -71,10 +71,10 @@ fn registered_by(path: &Path, key: &str) -> Option<Registered> {
     let text = fs::read_to_string(path).unwrap_or_default();
     Some(match text.lines().find_map(|line| line.strip_prefix(key)) {
         Some(line) => {
-            Registered { what: format!("{line} ({})", path.display()), program: program(line) }
+            Registered { entry: format!("{line} ({})", path.display()), program: program(line) }
         }
         None => Registered {
-            what: format!("{}, a broken link or without a command", path.display()),
+            entry: format!("{}, a broken link or without a command", path.display()),
             program: None,
         },
     })

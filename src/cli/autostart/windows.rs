@@ -36,10 +36,10 @@ pub(super) fn disable() -> io::Result<()> {
 
 /// Finds the entry that starts the agent, if there is one.
 pub(super) fn registered() -> io::Result<Option<Registered>> {
-    let what = CURRENT_USER.open(RUN).and_then(|run| run.get_string(NAME)).ok();
-    Ok(what.map(|what| {
-        let program = what.split('"').find(|word| !word.trim().is_empty()).map(PathBuf::from);
-        Registered { what, program }
+    let entry = CURRENT_USER.open(RUN).and_then(|run| run.get_string(NAME)).ok();
+    Ok(entry.map(|entry| {
+        let program = entry.split('"').find(|word| !word.trim().is_empty()).map(PathBuf::from);
+        Registered { entry, program }
     }))
 }
 

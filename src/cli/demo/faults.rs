@@ -58,7 +58,7 @@ impl fmt::Display for Fault {
         f.write_str(match self {
             Self::LinkCut => "the link is cut",
             Self::LinkStalled => "the link stalls",
-            Self::ServerReplaced => "the server is gone, with all its sessions,",
+            Self::ServerReplaced => "the server and all its sessions are gone",
             Self::AgentStopped => "the agent is stopped",
         })
     }
@@ -148,11 +148,11 @@ impl Faults {
                     .find(|outage| (outage.start..outage.start + outage.length).contains(&at));
                 let news = match (self.active, current) {
                     (None, Some(outage)) => Some(format!(
-                        "the network fails for {} s; the page turns stale, the queue grows",
+                        "the network fails for {} s; the page stops and the queue grows",
                         outage.length.as_secs()
                     )),
                     (Some(_), None) => {
-                        Some("the network is back; the agent sends what it has queued".to_owned())
+                        Some("the network is back; the agent sends the queued frames".to_owned())
                     }
                     (None, None) | (Some(_), Some(_)) => None,
                 };

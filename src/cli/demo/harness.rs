@@ -26,7 +26,7 @@ const BACKOFF_MAX: Duration = Duration::from_secs(3);
 /// How often the counts are read while the queue drains.
 const DRAIN_CHECK_INTERVAL: Duration = Duration::from_millis(50);
 
-/// What happened to the frames.
+/// The outcome of the frames.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub(super) struct FrameCounts {
     produced: u64,
@@ -48,8 +48,8 @@ impl std::fmt::Display for FrameCounts {
         let Self { produced, delivered, seen, lost, out_of_order, duplicated } = self;
         write!(
             f,
-            "produced {produced}, delivered {delivered}, seen by the viewer {seen}\n\
-             lost {lost}, out of order {out_of_order}, duplicated {duplicated}"
+            "{produced} produced, {delivered} delivered, {seen} seen by a viewer; {lost} lost, \
+             {out_of_order} out of order, {duplicated} shown twice"
         )
     }
 }
@@ -144,7 +144,7 @@ impl Harness {
 
     /// Stops the server, which discards its sessions.
     pub(super) fn stop_server(&mut self) {
-        // Cut the agent's link first; the viewer then reads what the page holds.
+        // Cut the agent's link first, so that the viewer reads the final state of the page.
         self.proxy.set(LinkState::Out);
         if let Some(server) = self.server.take() {
             server.cut_connections();

@@ -21,11 +21,11 @@ pub(super) async fn look() -> DoctorReport {
             "the agent does not start at log-on",
             "run pitwire autostart enable to start it automatically",
         ),
-        Ok(Some((Registered { what, .. }, true))) => {
-            report.ok(format!("the agent starts at log-on: {what}"));
+        Ok(Some((Registered { entry, .. }, true))) => {
+            report.ok(format!("the agent starts at log-on: {entry}"));
         }
-        Ok(Some((Registered { what, program: None }, false))) => {
-            report.warning(format!("the log-on entry is unusable: {what}"), ANEW);
+        Ok(Some((Registered { entry, program: None }, false))) => {
+            report.warning(format!("the log-on entry is unusable: {entry}"), ANEW);
         }
         Ok(Some((Registered { program: Some(program), .. }, false))) => report.warning(
             format!("the log-on entry starts {}, which does not exist", program.display()),

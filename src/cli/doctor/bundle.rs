@@ -120,7 +120,7 @@ async fn of_the_agent(config: &Config) -> Vec<(&'static str, String)> {
 async fn queue_status(settings: &Settings, findings: &[DoctorFinding]) -> String {
     let of_queue = findings.iter().filter(|finding| finding.subject == queue::SUBJECT);
     if of_queue.map(|finding| finding.severity).max() == Some(FindingSeverity::Fault) {
-        return "not looked at: the queue has a fault, see findings.txt\n".into();
+        return "not read: the queue has a fault, see findings.txt\n".into();
     }
     // Log lines must not appear between the findings.
     let set = settings.set.iter().cloned().chain(["log.level=off".to_owned()]).collect();

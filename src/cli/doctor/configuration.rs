@@ -5,8 +5,8 @@ use super::{DoctorReport, disk};
 use crate::cli::settings::Settings;
 use crate::config::{Loaded, Problems};
 
-/// What to do about a mistake, which names what to write.
-const CORRECT: &str = "correct it there; pitwire check tests it again";
+/// The advice for a mistake; the message of the mistake names the correct values.
+const CORRECT: &str = "correct it; pitwire check tests it again";
 
 pub(super) async fn look(settings: &Settings, loaded: &Result<Loaded, Problems>) -> DoctorReport {
     let mut report = DoctorReport::new("configuration");
@@ -20,7 +20,7 @@ pub(super) async fn look(settings: &Settings, loaded: &Result<Loaded, Problems>)
     match disk::in_time(|| with_files_checked(loaded)).await {
         Some((loaded, checked)) => {
             for warning in &loaded.warnings {
-                report.warning(warning.to_string(), "correct it there if it is unintended");
+                report.warning(warning.to_string(), "change this setting if that is unintended");
             }
             match checked {
                 Ok(()) if loaded.warnings.is_empty() => {

@@ -36,7 +36,8 @@ impl FindingSeverity {
 pub(super) struct DoctorFinding {
     pub(super) severity: FindingSeverity,
     pub(super) subject: Cow<'static, str>,
-    pub(super) what: String,
+    /// The result, as one phrase.
+    pub(super) summary: String,
     /// What to do about it; `None` only if the severity is `Ok`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) advice: Option<String>,
@@ -45,9 +46,10 @@ pub(super) struct DoctorFinding {
 impl DoctorFinding {
     /// Removes secrets and session ids.
     pub(super) fn without(self, secrets: &Secrets) -> Self {
-        let Self { severity, subject, what, advice } = self;
-        let (what, advice) = (secrets.redact(&what), advice.map(|advice| secrets.redact(&advice)));
-        Self { severity, subject, what, advice }
+        let Self { severity, subject, summary, advice } = self;
+        let summary = secrets.redact(&summary);
+        let advice = advice.map(|advice| secrets.redact(&advice));
+        Self { severity, subject, summary, advice }
     }
 }
 
@@ -63,35 +65,37 @@ impl DoctorReport {
         Self { subject: subject.into(), findings: Vec::new() }
     }
 
-    pub(super) fn ok(&mut self, what: impl Into<String>) {
-        self.add(FindingSeverity::Ok, what.into(), None);
+    pub(super) fn ok(&mut self, summary: impl Into<String>) {
+        self.add(FindingSeverity::Ok, summary.into(), None);
     }
 
-    pub(super) fn note(&mut self, what: impl Into<String>, advice: impl Into<String>) {
-        self.add(FindingSeverity::Note, what.into(), Some(advice.into()));
+    pub(super) fn note(&mut self, summary: impl Into<String>, advice: impl Into<String>) {
+        self.add(FindingSeverity::Note, summary.into(), Some(advice.into()));
     }
 
-    pub(super) fn warning(&mut self, what: impl Into<String>, advice: impl Into<String>) {
-        self.add(FindingSeverity::Warning, what.into(), Some(advice.into()));
+    pub(super) fn warning(&mut self, summary: impl Into<String>, advice: impl Into<String>) {
+        self.add(FindingSeverity::Warning, summary.into(), Some(advice.into()));
     }
 
-    pub(super) fn fault(&mut self, what: impl Into<String>, advice: impl Into<String>) {
-        self.add(FindingSeverity::Fault, what.into(), Some(advice.into()));
+    pub(super) fn fault(&mut self, summary: impl Into<String>, advice: impl Into<String>) {
+        self.add(FindingSeverity::Fault, summary.into(), Some(advice.into()));
     }
 
-    /// Adds a note that `what` was not checked because it depends on a check that failed.
-    pub(super) fn not_looked_at(&mut self, what: &str) {
-        self.note(
-            format!("not looked at: {what}"),
-            "fix the fault above, and run the doctor again",
-        );
+    /// Adds a note that `checks` were skipped because they depend on one that failed.
+    pub(super) fn not_checked(&mut self, checks: &str) {
+        self.note(format!("not checked: {checks}"), "fix the fault above, then check again");
     }
 
-    fn add(&mut self, severity: FindingSeverity, what: String, advice: Option<String>) {
+    fn add(&mut self, severity: FindingSeverity, summary: String, advice: Option<String>) {
         // Texts from a server or the system must not break the line.
-        let what = escape(&what).into_owned();
+        let summary = escape(&summary).into_owned();
         let advice = advice.map(|advice| escape(&advice).into_owned());
-        self.findings.push(DoctorFinding { severity, subject: self.subject.clone(), what, advice });
+        self.findings.push(DoctorFinding {
+            severity,
+            subject: self.subject.clone(),
+            summary,
+            advice,
+        });
     }
 }
 
@@ -99,8 +103,8 @@ impl DoctorReport {
 /// end.
 pub(super) fn to_text(findings: &[DoctorFinding]) -> String {
     let mut lines = Vec::new();
-    for DoctorFinding { severity, subject, what, advice } in findings {
-        lines.push(format!("{:8} {subject}: {what}", severity.as_str()));
+    for DoctorFinding { severity, subject, summary, advice } in findings {
+        lines.push(format!("{:8} {subject}: {summary}", severity.as_str()));
         lines.extend(advice.as_ref().map(|advice| format!("         -> {advice}")));
     }
     lines.push(sum(findings));
@@ -143,7 +147,7 @@ mod tests {
         assert!(to_text(&report.findings[..1]).ends_with("\nall is well"));
         assert_eq!(
             to_json(&report.findings[1..]),
-            r#"{"findings":[{"severity":"fault","subject":"server","what":"it says \"go\\naway\"","advice":"go"}]}"#
+            r#"{"findings":[{"severity":"fault","subject":"server","summary":"it says \"go\\naway\"","advice":"go"}]}"#
         );
     }
 }

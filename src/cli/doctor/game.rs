@@ -63,7 +63,7 @@ impl GameState {
         }
         let is_there = is_live(&self.native) || is_live(&self.plugin);
         if !is_there && report.findings.is_empty() {
-            let (what, advice) = match &self.native {
+            let (summary, advice) = match &self.native {
                 Ok(_) => ("its memory exists, but no game writes to it", "start the game"),
                 Err(_) => (
                     "it does not run, or does not share its memory",
@@ -71,7 +71,7 @@ impl GameState {
                      needs the rF2 shared memory plugin",
                 ),
             };
-            report.note(what, advice);
+            report.note(summary, advice);
         }
         is_there
     }

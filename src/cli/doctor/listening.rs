@@ -31,7 +31,7 @@ pub(super) async fn look(config: &Config) -> DoctorReport {
     report
 }
 
-/// What the agent uses an address for.
+/// The purpose of an address of the agent.
 #[derive(Clone, Copy)]
 enum Role {
     Admin,
@@ -178,7 +178,7 @@ mod tests {
             say_agent(&mut report, "127.0.0.1:9184", health, "/theirs", is_ours);
             let found = &report.findings[0];
             assert_eq!(
-                (found.severity, &*found.what),
+                (found.severity, &*found.summary),
                 (severity, &*format!("127.0.0.1:9184 {said}"))
             );
         }

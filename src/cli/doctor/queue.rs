@@ -40,7 +40,7 @@ pub(super) async fn look(config: &Config) -> DoctorReport {
                 Some(Err(error)) => say_unusable(&mut report, &config.queue.path, &error),
                 _ => say_silent(&mut report, &config.queue.path),
             }
-            report.not_looked_at("how fast the disk is, its free space, the entries");
+            report.not_checked("how fast the disk is, its free space, the entries");
             return report;
         }
     };
@@ -71,9 +71,9 @@ impl DiskProperties {
 }
 
 fn say_unusable(report: &mut DoctorReport, path: &Path, error: &io::Error) {
-    let what = format!("nothing can be stored in {}: {error}", path.display());
+    let problem = format!("nothing can be stored in {}: {error}", path.display());
     report.fault(
-        what,
+        problem,
         match error.kind() {
             io::ErrorKind::StorageFull => "make room on that disk",
             io::ErrorKind::NotADirectory => "name another folder in queue.path, or move that file",
@@ -92,17 +92,17 @@ fn say_silent(report: &mut DoctorReport, path: &Path) {
 fn say_speed(report: &mut DoctorReport, stored: &DiskProperties, config: &Config) {
     let DiskProperties { place, fsync, .. } = stored;
     let (place, ms) = (place.display(), fsync.as_secs_f64() * 1000.0);
-    let what = format!("{place} takes {ms:.1} ms to make a frame durable");
+    let speed = format!("{place} takes {ms:.1} ms to make a frame durable");
     if *fsync <= DOCTOR_SLOW_FSYNC {
-        report.ok(what);
+        report.ok(speed);
     } else if config.queue.durability == Durability::Entry {
         report.warning(
-            format!("{what}, which is slow"),
+            format!("{speed}, which is slow"),
             "set queue.durability = \"200ms\", or queue.path to a folder on a faster disk",
         );
     } else {
         report.note(
-            format!("{what}, which is slow"),
+            format!("{speed}, which is slow"),
             "nothing: queue.durability makes no frame wait for it",
         );
     }
@@ -149,7 +149,7 @@ async fn verify(report: &mut DoctorReport, inspection: Inspection) -> u64 {
     match timeout(DOCTOR_VERIFY_TIMEOUT, examined).await {
         Ok(Ok(Ok((verdict, None)))) => report.ok(verdict.sentence()),
         Ok(Ok(Ok((verdict, Some(first))))) => report.fault(
-            format!("it is damaged: {}; {}", verdict.sentence(), first.what),
+            format!("it is damaged: {}; {}", verdict.sentence(), first.problem),
             "pitwire queue verify lists all damage, pitwire queue repair what can be repaired",
         ),
         Ok(Ok(Err(ToolError(why)))) => report.fault(why, "check the disk and its cable"),
@@ -271,8 +271,8 @@ mod tests {
     fn found(say: impl FnOnce(&mut DoctorReport)) -> (FindingSeverity, String) {
         let mut report = DoctorReport::new(SUBJECT);
         say(&mut report);
-        let DoctorFinding { severity, what, .. } = report.findings.remove(0);
-        (severity, what)
+        let DoctorFinding { severity, summary, .. } = report.findings.remove(0);
+        (severity, summary)
     }
 
     #[test]
@@ -290,8 +290,8 @@ mod tests {
             };
             let mut config = Config::default();
             config.queue.durability = durability;
-            let (said, what) = found(|report| say_speed(report, &stored, &config));
-            assert_eq!(said, severity, "{what}");
+            let (found, summary) = found(|report| say_speed(report, &stored, &config));
+            assert_eq!(found, severity, "{summary}");
         }
     }
 

@@ -37,13 +37,13 @@ pub(super) async fn look(config: &Config, destination: &str) -> DoctorReport {
     match config.server.url.protocol() {
         Protocol::Nats => nats::look(&mut report, config).await,
         Protocol::SocketIo => {
-            if let Err(Unchecked(what)) = steps(&mut report, config).await {
-                report.not_looked_at(what);
+            if let Err(Unchecked(checks)) = steps(&mut report, config).await {
+                report.not_checked(checks);
             }
         }
     }
     for finding in &mut report.findings {
-        finding.what = config::with_keys_of(&finding.what, destination);
+        finding.summary = config::with_keys_of(&finding.summary, destination);
         let advice = finding.advice.take();
         finding.advice = advice.map(|advice| config::with_keys_of(&advice, destination));
     }
@@ -86,7 +86,7 @@ async fn steps(report: &mut DoctorReport, config: &Config) -> Result<(), Uncheck
     let diagnosis = reached.diagnosis(&address.secrets);
     let diagnosis = diagnosis.filter(|found| !matches!(found.cause, Cause::NotSocketIo(_)));
     if let Some(diagnosis) = diagnosis {
-        report.fault(diagnosis.what(), diagnosis.advice());
+        report.fault(diagnosis.problem(), diagnosis.advice());
         return Err(unchecked_after(&diagnosis.cause));
     }
     let link = open(report, &mut dashboard).await.ok_or(SESSION)?;
@@ -122,7 +122,7 @@ async fn open(report: &mut DoctorReport, dashboard: &mut Dashboard) -> Option<Da
             return Some(link);
         }
         Err(SinkError::Diagnosed(diagnosis)) => {
-            report.fault(diagnosis.what(), diagnosis.advice());
+            report.fault(diagnosis.problem(), diagnosis.advice());
         }
         Err(SinkError::Proxy(text)) => report.fault(
             format!("no connection through the proxy: {text}"),
@@ -158,7 +158,7 @@ fn reason(error: SinkError) -> String {
         | SinkError::Protocol(text)
         | SinkError::Stream(text)
         | SinkError::Lost(text) => text.to_string(),
-        SinkError::Diagnosed(diagnosis) => diagnosis.what(),
+        SinkError::Diagnosed(diagnosis) => diagnosis.problem(),
         SinkError::NoTls(address) => format!("TLS failed: {address} speaks no TLS"),
         error @ SinkError::Timeout(..) => error.to_string(),
     }

@@ -71,7 +71,7 @@ impl QueueTarget {
             .await
     }
 
-    /// Opens the queue to append to it, enforcing its limits; creates it if there is none.
+    /// Opens the queue to append to it, enforcing its limits; creates a missing one.
     pub(super) async fn open_to_append(&self) -> Result<QueueConnection, ToolError> {
         self.open_by(|config| {
             let limits = Limits::new(&config.queue, &config.stint);
@@ -134,7 +134,9 @@ pub(in crate::cli) async fn connect(
     match &error {
         OpenError::InUse { .. } => {}
         OpenError::Missing { .. } => {
-            return Err(ToolError(format!("{error}; name its folder with --queue")));
+            return Err(ToolError(format!(
+                "{error}; pitwire run creates it, or name its folder with --queue"
+            )));
         }
         OpenError::Storage { .. } => {
             return Err(ToolError(format!("{error}; check the folder and its disk")));

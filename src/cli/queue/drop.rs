@@ -1,8 +1,8 @@
 //! `pitwire queue drop`: drops entries.
 
 use super::{
-    Exit, NOT_DONE, QueueConnection, QueueTarget, ToolError, Walk, contents, count, places, print,
-    seq,
+    Exit, NOT_DONE, QueueConnection, QueueTarget, ToolError, Walk, contents, count, places,
+    print_prose, seq,
 };
 use crate::entry::{Kind, MAX_SEQ, Seq};
 use crate::queue::operator::PurgeStep;
@@ -24,7 +24,7 @@ pub struct Drop {
     /// Drop everything that is queued.
     #[arg(long, conflicts_with_all = ["from", "to"], group = "range")]
     pub all: bool,
-    /// Do it; without this option, only print what would be done.
+    /// Make the changes; without this option, they are only printed.
     #[arg(long)]
     pub apply: bool,
     #[command(flatten)]
@@ -68,15 +68,15 @@ impl Drop {
         }
         if let (Some((first, from)), Some((last, to))) = (first, last) {
             let (what, places) = (contents(frames, setups), places(first, last));
-            print(format_args!("would drop {what}: {places}, captured {from} to {to}"));
+            print_prose(format_args!("would drop {what}: {places}, captured {from} to {to}"));
         } else {
-            print("would drop nothing: no entries are queued in this range");
+            print_prose("would drop nothing: no entries are queued in this range");
         }
         if unreadable > 0 {
             let entries = count(unreadable, "entry");
-            print(format_args!("would drop {entries} that cannot be read back"));
+            print_prose(format_args!("would drop {entries} that cannot be read back"));
         }
-        print(NOT_DONE);
+        print_prose(NOT_DONE);
         Ok(())
     }
 
@@ -97,12 +97,14 @@ impl Drop {
             out_below = out_below.or(step.in_flight_below);
             rest = step.rest;
         }
-        print(format_args!("dropped {}", count(dropped, "entry")));
+        print_prose(format_args!("dropped {}", count(dropped, "entry")));
         for setup in setups {
-            print(format_args!("kept entry {setup}: a setup that later frames were driven with"));
+            print_prose(format_args!(
+                "kept entry {setup}: a setup that later frames were driven with"
+            ));
         }
         if let Some(below) = out_below {
-            print(format_args!(
+            print_prose(format_args!(
                 "kept entries below {below}: they may be on their way to the server"
             ));
         }

@@ -33,10 +33,10 @@ pub struct Export {
     /// Sequence number of the last entry [default: the newest].
     #[arg(long, value_name = "SEQ", value_parser = seq)]
     pub to: Option<Seq>,
-    /// Capture time of the first entry, such as 2025-11-22T14:30:00Z [default: that of the oldest].
+    /// Capture time of the first entry, such as 2025-11-22T14:30:00Z [default: of the oldest entry].
     #[arg(long, value_name = "MOMENT", value_parser = moment, conflicts_with_all = ["from", "to"])]
     pub since: Option<CapturedAt>,
-    /// Capture time of the last entry, inclusive [default: that of the newest].
+    /// Capture time of the last entry, inclusive [default: of the newest entry].
     #[arg(long, value_name = "MOMENT", value_parser = moment, conflicts_with_all = ["from", "to"])]
     pub until: Option<CapturedAt>,
     /// File to create [default: standard output].

@@ -6,8 +6,8 @@ use std::path::PathBuf;
 
 use super::csv::Columns;
 use super::{
-    Exit, NOT_DONE, ProgressLine, QueueConnection, QueueTarget, ToolError, contents, count, print,
-    say_appended,
+    Exit, NOT_DONE, ProgressLine, QueueConnection, QueueTarget, ToolError, contents, count,
+    print_prose, say_appended,
 };
 use crate::entry::CapturedAt;
 
@@ -29,7 +29,7 @@ use crate::tools::{AppendCounts, Line, LineContent, MAX_LINE_BYTES, OperatorRequ
 pub struct Import {
     /// File from pitwire queue export, JSON Lines or CSV.
     pub file: PathBuf,
-    /// Do it; without this option, only print what would be done.
+    /// Make the changes; without this option, they are only printed.
     #[arg(long)]
     pub apply: bool,
     #[command(flatten)]
@@ -56,7 +56,9 @@ impl Import {
         let what = contents(check.frames, check.setups);
         if check.wrong > 0 {
             let lines = count(check.wrong, "line");
-            print(format_args!("{what}, but {lines} that are not entries: correct or remove them"));
+            print_prose(format_args!(
+                "{what}, but {lines} that are not entries: correct or remove them"
+            ));
             return Ok(Exit::Found);
         }
         if !self.apply {
@@ -73,11 +75,11 @@ impl Import {
     fn say(&self, check: &ImportCheck, what: &str) {
         match (check.first, check.last) {
             (Some(first), Some(last)) => {
-                print(format_args!("would queue {what}, captured {first} to {last}"));
+                print_prose(format_args!("would queue {what}, captured {first} to {last}"));
             }
-            _ => print("would queue nothing: the file has no entries"),
+            _ => print_prose("would queue nothing: the file has no entries"),
         }
-        print(NOT_DONE);
+        print_prose(NOT_DONE);
     }
 
     /// Reads all lines, and prints which of them are not entries.
@@ -102,7 +104,7 @@ impl Import {
                     check.wrong += 1;
                     if check.wrong <= MAX_FINDINGS as u64 {
                         let file = self.file.display();
-                        print(format_args!("{file}:{}: {why}", lines.number));
+                        print_prose(format_args!("{file}:{}: {why}", lines.number));
                     }
                 }
             }

@@ -1,12 +1,12 @@
 //! `pitwire queue repair`: repairs a damaged queue.
 
 use super::verify::{Examiner, VerifyTotals, examine};
-use super::{Exit, NOT_DONE, QueueConnection, QueueTarget, ToolError, count, print};
+use super::{Exit, NOT_DONE, QueueConnection, QueueTarget, ToolError, count, print_prose};
 use crate::entry::Seq;
 use crate::queue::fsck::{Finding, Repaired};
 use crate::tools::OperatorRequest;
 
-/// Show damage and how it is repaired; do it with --apply.
+/// Show damage and the repair of it; repair it with --apply.
 ///
 /// The agent repairs damage automatically when it finds it, so this command is not needed to start
 /// it. Damaged segments are moved to quarantine/ in the queue's folder; their readable entries stay
@@ -15,7 +15,7 @@ use crate::tools::OperatorRequest;
 /// Exits with 1 if there is damage to repair, or if damage remains that cannot be repaired.
 #[derive(Debug, clap::Args)]
 pub struct Repair {
-    /// Do it; without this option, only print what would be done.
+    /// Make the changes; without this option, they are only printed.
     #[arg(long)]
     pub apply: bool,
     #[command(flatten)]
@@ -26,20 +26,21 @@ impl Repair {
     pub(super) async fn run(self) -> Result<Exit, ToolError> {
         let (verdict, leftovers) = self.say().await?;
         if verdict.findings == 0 && leftovers == 0 {
-            print("nothing to repair");
+            print_prose("nothing to repair");
             return Ok(Exit::Good);
         }
         if !self.apply {
-            print(NOT_DONE);
+            print_prose(NOT_DONE);
             return Ok(if verdict.findings == 0 { Exit::Good } else { Exit::Found });
         }
         let queue = self.which.open().await?;
         repair(&queue, verdict.lost_before).await?;
         queue.close().await;
         let examiner = self.which.examiner().await?;
-        let tell = |finding: &Finding| print(format_args!("not repaired: {}", finding.what));
+        let tell =
+            |finding: &Finding| print_prose(format_args!("not repaired: {}", finding.problem));
         let left = examine(&examiner, tell, |_| {}).await?;
-        print(left.sentence());
+        print_prose(left.sentence());
         Ok(if left.findings == 0 { Exit::Good } else { Exit::Found })
     }
 
@@ -47,15 +48,17 @@ impl Repair {
     /// from a crash.
     async fn say(&self) -> Result<(VerifyTotals, u64), ToolError> {
         let examiner = self.which.examiner().await?;
-        let tell = |finding: &Finding| print(format_args!("{}: {}", finding.what, finding.remedy));
+        let tell = |finding: &Finding| {
+            print_prose(format_args!("{}: {}", finding.problem, finding.remedy))
+        };
         let verdict = examine(&examiner, tell, |_| {}).await?;
         let mut leftovers = Vec::new();
         if let Examiner::Stopped(inspection) = &examiner {
             leftovers = inspection.leftovers()?;
         }
-        leftovers
-            .iter()
-            .for_each(|name| print(format_args!("{name}: left over from a crash: it is deleted")));
+        leftovers.iter().for_each(|name| {
+            print_prose(format_args!("{name}: left over from a crash: it is deleted"))
+        });
         Ok((verdict, leftovers.len() as u64))
     }
 }
@@ -69,13 +72,15 @@ async fn repair(queue: &QueueConnection, lost_before: u64) -> Result<(), ToolErr
         let next = Seq(next.0.max(from.0 + 1));
         if lost > 0 {
             let (last, lost) = (Seq(next.0 - 1), count(lost, "entry"));
-            print(format_args!("up to entry {last}: {lost} lost, damaged segment quarantined"));
+            print_prose(format_args!(
+                "up to entry {last}: {lost} lost, damaged segment quarantined"
+            ));
         }
         from = next;
     }
     let after = queue.status().await?.queue;
     let lost = after.corrupt().saturating_sub(lost_before);
-    print(format_args!(
+    print_prose(format_args!(
         "repaired: {} queued; {} lost now and {} ever, counted as dropped (corrupt)",
         count(after.entries, "entry"),
         count(lost, "entry"),

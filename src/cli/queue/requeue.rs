@@ -1,6 +1,8 @@
 //! `pitwire queue requeue`: requeues the dead letters.
 
-use super::{Exit, NOT_DONE, QueueTarget, ToolError, contents, count, places, print, say_appended};
+use super::{
+    Exit, NOT_DONE, QueueTarget, ToolError, contents, count, places, print_prose, say_appended,
+};
 use crate::tools::{AppendCounts, DeadLetterCounts, OperatorRequest};
 
 /// Requeue the dead letters: entries that the server refused.
@@ -10,7 +12,7 @@ use crate::tools::{AppendCounts, DeadLetterCounts, OperatorRequest};
 /// once: their file is first renamed to quarantine/dead-letters-archived.ndjson.
 #[derive(Debug, clap::Args)]
 pub struct Requeue {
-    /// Do it; without this option, only print what would be done.
+    /// Make the changes; without this option, they are only printed.
     #[arg(long)]
     pub apply: bool,
     #[command(flatten)]
@@ -23,7 +25,7 @@ impl Requeue {
             if self.apply { self.which.open_to_append().await? } else { self.which.open().await? };
         let letters: DeadLetterCounts = queue.send(OperatorRequest::DeadLetters).await?;
         let (Some(first), Some(last)) = (letters.first, letters.last) else {
-            print("no dead letters");
+            print_prose("no dead letters");
             queue.close().await;
             return Ok(Exit::Good);
         };
@@ -37,12 +39,12 @@ impl Requeue {
             return Ok(say_appended(&appended));
         }
         let what = contents(letters.frames, letters.setups);
-        print(format_args!("would requeue {what}, formerly {}", places(first, last)));
+        print_prose(format_args!("would requeue {what}, formerly {}", places(first, last)));
         if letters.unreadable > 0 {
             let lines = count(letters.unreadable, "line");
-            print(format_args!("would skip {lines} that are not entries"));
+            print_prose(format_args!("would skip {lines} that are not entries"));
         }
-        print(NOT_DONE);
+        print_prose(NOT_DONE);
         queue.close().await;
         Ok(Exit::Good)
     }

@@ -2,11 +2,14 @@
 
 use std::fmt;
 
-use super::{Exit, QueueTarget, ToolError, print};
+use super::{Exit, QueueTarget, ToolError, print_folded};
 use crate::entry::CapturedAt;
 use crate::queue::DestinationStatus;
 use crate::queue::ledger::DropReason;
 use crate::tools::OperatorStatus;
+
+/// The column in which the values begin.
+const VALUE_COLUMN: usize = 20;
 
 /// Show the state of the queue: its contents, its limits, its ledger.
 ///
@@ -22,7 +25,9 @@ impl Status {
         let queue = self.which.open().await?;
         let status = queue.status().await?;
         queue.close().await;
-        lines(&status).iter().for_each(|(name, value)| print(format_args!("{name:20}{value}")));
+        for (name, value) in lines(&status) {
+            print_folded(format_args!("{name:VALUE_COLUMN$}{value}"), VALUE_COLUMN);
+        }
         let queue = status.queue;
         let is_well = queue.imbalanced().next().is_none() && queue.storage_error.is_none();
         Ok(if is_well { Exit::Good } else { Exit::Found })

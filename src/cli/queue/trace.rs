@@ -1,6 +1,6 @@
 //! `pitwire queue trace`: shows what happened to an entry.
 
-use super::{Exit, QueueTarget, ToolError, print, seq};
+use super::{Exit, QueueTarget, ToolError, print_prose, seq};
 use crate::entry::{Entry, Seq};
 use crate::queue::disposition::{DestinationDisposition, Disposition};
 use crate::queue::ledger::DropReason;
@@ -24,7 +24,7 @@ impl Trace {
         let queue = self.which.open().await?;
         let trace: EntryTrace = queue.send(OperatorRequest::Trace { seq: self.seq }).await?;
         queue.close().await;
-        print(sentence(&trace));
+        print_prose(sentence(&trace));
         let is_unknown = |one: &DestinationDisposition| {
             matches!(one.disposition, Disposition::Unknown | Disposition::NotAssigned)
         };
@@ -36,12 +36,12 @@ impl Trace {
 pub(super) fn sentence(trace: &EntryTrace) -> String {
     let EntryTrace { seq, dispositions, entry, tail } = trace;
     let line = |DestinationDisposition { destination, disposition }: &DestinationDisposition| {
-        format!("{destination}: entry {seq} {}", what(*disposition, entry.as_ref(), *tail))
+        format!("{destination}: entry {seq} {}", describe(*disposition, entry.as_ref(), *tail))
     };
     dispositions.iter().map(line).collect::<Vec<_>>().join("\n")
 }
 
-fn what(disposition: Disposition, entry: Option<&Entry>, tail: Seq) -> String {
+fn describe(disposition: Disposition, entry: Option<&Entry>, tail: Seq) -> String {
     match disposition {
         Disposition::Delivered => "was delivered: the server has it".into(),
         Disposition::DeadLetter => {

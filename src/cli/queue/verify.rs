@@ -1,6 +1,6 @@
 //! `pitwire queue verify`: checks every entry.
 
-use super::{Exit, ProgressLine, QueueConnection, QueueTarget, ToolError, count, print};
+use super::{Exit, ProgressLine, QueueConnection, QueueTarget, ToolError, count, print_prose};
 use crate::entry::Seq;
 use crate::queue::fsck::{EntryPosition, Finding, Inspection, SegmentReport, out_of_order};
 use crate::queue::{DestinationStatus, QueueStatus};
@@ -25,8 +25,8 @@ impl Verify {
         // The closure owns the progress, so that the status line is removed before the last
         // sentence.
         let read = move |last: Seq| progress.at((last.0 + 1).saturating_sub(head.0));
-        let verdict = examine(&examiner, |finding| print(&finding.what), read).await?;
-        print(verdict.sentence());
+        let verdict = examine(&examiner, |finding| print_prose(&finding.problem), read).await?;
+        print_prose(verdict.sentence());
         Ok(if verdict.findings == 0 { Exit::Good } else { Exit::Found })
     }
 }
@@ -53,22 +53,21 @@ impl Examiner {
             Self::Stopped(inspection) => inspection.findings().to_vec(),
             Self::Running(_) => Vec::new(),
         };
-        let mut find = |what: &str, remedy| findings.push(Finding::new(what, remedy));
         if let Some(error) = &status.storage_error {
-            let what = format!("the queue's disk fails: {error}");
-            find(&what, "the agent retries every second");
+            let problem = format!("the queue's disk fails: {error}");
+            findings.push(Finding::new(&problem, "the agent retries every second"));
         }
         for DestinationStatus { name, imbalance, .. } in status.imbalanced() {
-            let what = format!("the ledger of {name} is off by {imbalance} entries");
-            find(&what, "it cannot be repaired; please report it");
+            let problem = format!("the ledger of {name} is off by {imbalance} entries");
+            findings.push(Finding::new(&problem, "it cannot be repaired; please report it"));
         }
         let QueueStatus { disk_bytes, max_bytes, .. } = status;
         if disk_bytes > max_bytes {
-            let what = format!(
+            let problem = format!(
                 "the queue takes {disk_bytes} bytes on the disk, above the limit of {max_bytes} \
                  (queue.max_bytes)"
             );
-            find(&what, "the next start frees space");
+            findings.push(Finding::new(&problem, "the next start frees space"));
         }
         Ok(findings)
     }

@@ -146,7 +146,7 @@ impl Engine {
 
     /// The cursors after the entries `gone` were removed from the queue. `leave` updates a ledger
     /// with the number of removed entries that had not been delivered to that destination;
-    /// delivered ones only reduce what is kept for the others.
+    /// removed entries that were delivered only reduce the number kept for the others.
     pub(super) fn without(
         &self,
         gone: &[Seq],

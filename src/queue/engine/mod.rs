@@ -97,7 +97,7 @@ pub(super) struct Engine {
 }
 
 impl Engine {
-    /// Opens the engine on `store`. `clock` tells how much time has passed since it was closed.
+    /// Opens the engine on `store`. `clock` measures the time since it was closed.
     pub(super) fn open(
         mut store: Box<dyn Store>,
         limits: Limits,
@@ -126,7 +126,7 @@ impl Engine {
                 metadata.cursors.iter().map(|cursor| cursor.name.clone()).collect()
             }
         };
-        // Without a destination, no ledger would count what is dropped.
+        // Without a destination, no ledger would count dropped entries.
         if names.is_empty() {
             names.push(SERVER.into());
         }

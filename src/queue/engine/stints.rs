@@ -138,8 +138,8 @@ impl Stints {
         }
     }
 
-    /// The expected stint of the next entry: that of the most recently used stream, unless a pause
-    /// starts a new one.
+    /// The expected stint of the next entry: the stint of the most recently used stream, unless a
+    /// pause starts a new one.
     pub(super) fn expected(&self) -> StintId {
         self.known.last().map_or(StintId(self.highest.0 + 1), |last| last.stint)
     }

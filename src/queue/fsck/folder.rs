@@ -39,10 +39,12 @@ impl StoreScan {
             findings.push(Finding::new("FORMAT: it is missing or damaged", "it is rewritten"));
         }
         for name in strays(folder)? {
-            let what =
+            let problem =
                 format!("{name}: a link or a folder is in the place of a file, or the reverse");
-            findings
-                .push(Finding::new(&what, "it is moved to quarantine/; the original is missing"));
+            findings.push(Finding::new(
+                &problem,
+                "it is moved to quarantine/; the original is missing",
+            ));
         }
         let wal = wals.into_iter().rev().find(|base_seq| wal::path(folder, *base_seq).is_file());
         let checkpoint = checkpoint::read(folder);
@@ -51,8 +53,8 @@ impl StoreScan {
             None => None,
         };
         if wal.is_some() && mark.is_none() {
-            let what = "the write-ahead log has no readable checkpoint record";
-            findings.push(Finding::new(what, "the state at its creation is used"));
+            let problem = "the write-ahead log has no readable checkpoint record";
+            findings.push(Finding::new(problem, "the state at its creation is used"));
         }
         let mark = match mark {
             Some(mark) => Some(mark),
@@ -63,8 +65,8 @@ impl StoreScan {
         // their records.
         ranges.retain(|range| wal.is_none_or(|base_seq| range.base_seq < base_seq));
         for name in damaged_facts(folder)? {
-            let what = format!("facts/{name}: it is damaged");
-            findings.push(Finding::new(&what, "it is deleted; the queue continues without it"));
+            let problem = format!("facts/{name}: it is damaged");
+            findings.push(Finding::new(&problem, "it is deleted; the queue continues without it"));
         }
         let mut found = Self {
             folder: folder.into(),

@@ -40,7 +40,7 @@ impl Inspection {
         self.store.findings()
     }
 
-    /// The status as far as it is known without reading entries: the positions, the disk usage,
+    /// The part of the status that needs no reading of entries: the positions, the disk usage,
     /// and the ledger of each destination.
     pub fn status(&self) -> QueueStatus {
         let checkpoint = self.store.last_checkpoint();

@@ -14,14 +14,14 @@ pub(crate) const MAX_FINDINGS: usize = 100;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Finding {
     /// The location and nature of the problem.
-    pub what: String,
+    pub problem: String,
     /// What pitwire or the operator can do about it.
     pub remedy: String,
 }
 
 impl Finding {
-    pub fn new(what: &str, remedy: &str) -> Self {
-        Self { what: what.into(), remedy: remedy.into() }
+    pub fn new(problem: &str, remedy: &str) -> Self {
+        Self { problem: problem.into(), remedy: remedy.into() }
     }
 }
 
@@ -49,7 +49,7 @@ pub struct SegmentReport {
     pub ends: Option<(EntryPosition, EntryPosition)>,
 }
 
-const SET_ASIDE: &str = "readable records are kept, the rest counts as dropped (corrupt); a \
+const QUARANTINED: &str = "readable records are kept, the rest counts as dropped (corrupt); a \
                          damaged segment is moved to quarantine/ when it is read";
 const CORRUPT: &str = "it is skipped when the queue is sent and counts as dropped (corrupt)";
 const NOTHING: &str = "nothing can be done about it";
@@ -62,12 +62,13 @@ pub(in crate::queue) fn report(examined: &SegmentContents) -> SegmentReport {
     match (missing, trouble) {
         (0, None) => {}
         (0, Some(trouble)) => {
-            findings.push(Finding::new(&format!("{place}: {trouble}; all can be read"), SET_ASIDE));
+            findings
+                .push(Finding::new(&format!("{place}: {trouble}; all can be read"), QUARANTINED));
         }
         (missing, trouble) => {
             let trouble = trouble.as_deref().unwrap_or("it is damaged");
-            let what = format!("{place}: {trouble}; {missing} cannot be read");
-            findings.push(Finding::new(&what, SET_ASIDE));
+            let problem = format!("{place}: {trouble}; {missing} cannot be read");
+            findings.push(Finding::new(&problem, QUARANTINED));
         }
     }
     let mut ends: Option<(EntryPosition, EntryPosition)> = None;
@@ -104,7 +105,7 @@ pub(in crate::queue) fn report(examined: &SegmentContents) -> SegmentReport {
 
 /// Checks the order of two consecutive entries.
 pub fn out_of_order(before: EntryPosition, after: EntryPosition) -> Option<Finding> {
-    let what = if after.seq <= before.seq {
+    let problem = if after.seq <= before.seq {
         format!("entry {}: it comes after entry {}", after.seq, before.seq)
     } else if after.queued_at <= before.queued_at {
         let (at, earlier) = (after.queued_at.0, before.queued_at.0);
@@ -117,7 +118,7 @@ pub fn out_of_order(before: EntryPosition, after: EntryPosition) -> Option<Findi
     } else {
         return None;
     };
-    Some(Finding::new(&what, NOTHING))
+    Some(Finding::new(&problem, NOTHING))
 }
 
 #[cfg(test)]
@@ -159,7 +160,7 @@ mod tests {
         ] {
             let findings = examined(records).findings;
             assert_eq!(findings.len(), 1, "{findings:?}");
-            assert!(findings[0].what.starts_with(expected), "{findings:?}");
+            assert!(findings[0].problem.starts_with(expected), "{findings:?}");
         }
     }
 
@@ -168,6 +169,6 @@ mod tests {
         let records: Vec<_> = (1..=1000).map(|seq| (seq, 1, 5, "{}")).collect();
         let findings = examined(&records).findings;
         assert_eq!(findings.len(), MAX_FINDINGS);
-        assert!(findings.last().unwrap().what.contains("900 more like these"), "{findings:?}");
+        assert!(findings.last().unwrap().problem.contains("900 more like these"), "{findings:?}");
     }
 }

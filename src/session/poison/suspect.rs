@@ -59,7 +59,7 @@ impl Suspect {
         TRIES << self.outages.min(MAX_TRY_DOUBLINGS)
     }
 
-    /// Whether another entry is sent before the suspect, given the newest one that was.
+    /// Whether another entry is sent before the suspect, given the newest entry that already was.
     pub(super) fn is_overtaken(&self, overtaker: Option<Seq>, now: Instant) -> bool {
         let is_spread = now - self.first_failed >= SPREAD;
         overtaker > Some(self.seq) && self.outages == 0
@@ -107,7 +107,9 @@ impl fmt::Display for Retrying {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { seq, kind, attempt, of } = self;
         let kind = kind.as_str();
-        let what = "the server confirms no delivery of entry";
-        write!(f, "{what} {seq} ({kind}); attempt {attempt} of {of}")
+        write!(
+            f,
+            "the server confirms no delivery of entry {seq} ({kind}); attempt {attempt} of {of}"
+        )
     }
 }

@@ -131,7 +131,7 @@ impl Feed {
         is_recent(self.moved, now)
     }
 
-    /// Reads a sample; `None` if there is none or it is not new.
+    /// Reads a sample; `None` without a new one.
     fn read(&mut self, now: Instant) -> Option<Box<Snapshot>> {
         let sample = match self.reader.as_ref()?.read() {
             GameReading::Sample(sample) => Some(sample),

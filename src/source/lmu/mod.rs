@@ -7,7 +7,7 @@
 //!
 //! ```text
 //! memory    regions by name: files (Linux), windows (mappings)
-//! reader    native or plugin: a consistent Snapshot of the player's car, or why there is none
+//! reader    native or plugin: a consistent Snapshot of the player's car, or the reason for its absence
 //! game      which of the two to read, and whether the sample is new
 //! rest      the REST API: three paths, one request at a time
 //! setup     when to request the setup, and when to store it
@@ -65,7 +65,7 @@ const LMU_CHANNEL_SAMPLES: usize = 256;
 /// The label of this source in metrics.
 pub const NAME: &str = "lmu";
 
-/// What a driver is shown for each [`Presence`].
+/// The texts for a driver, one for each [`Presence`].
 pub(crate) const READING: &str = "Reading Le Mans Ultimate or rFactor 2";
 pub(crate) const NOT_RUNNING: &str = "Waiting for Le Mans Ultimate or rFactor 2 (not running)";
 const NOT_DRIVING: &str = "Waiting for you to drive: Le Mans Ultimate or rFactor 2 is running";

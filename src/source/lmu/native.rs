@@ -45,7 +45,7 @@ impl GameVersion {
     /// Reads the version of the game that shares this memory; `None` if no game has written.
     ///
     /// # Errors
-    /// If the game shares no region, or one that is too small.
+    /// If the game shares no region, or a region that is too small.
     pub fn of(memory: &dyn Memory) -> io::Result<Option<Self>> {
         let version = integer(&copy(&*memory.open(Region::Native)?, GAME_VERSION, 4)?, 0);
         Ok((version != 0).then_some(Self(version / 100)))

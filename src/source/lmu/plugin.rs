@@ -126,7 +126,7 @@ impl About {
     /// Reads the properties of the plugin that shares this memory, even if it is too old.
     ///
     /// # Errors
-    /// If the plugin shares no region, or one that is too small.
+    /// If the plugin shares no region, or a region that is too small.
     pub fn of(memory: &dyn Memory) -> io::Result<Self> {
         Self::read(&*memory.open(Region::Extended)?)
     }

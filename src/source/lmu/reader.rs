@@ -1,4 +1,4 @@
-//! Takes one consistent reading of the game's memory, or reports why there is none.
+//! Takes one consistent reading of the game's memory, or reports why it cannot.
 
 use std::io;
 
@@ -11,7 +11,7 @@ use super::snapshot::Snapshot;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum GameReading {
     Sample(Box<Snapshot>),
-    /// The game runs, but there is no valid sample.
+    /// The game runs, but has no valid sample.
     NoSample(Why),
     /// The game or its plugin does not run.
     Unavailable,

@@ -11,7 +11,7 @@ use crate::entry::CapturedAt;
 const KPA_PER_PSI: f64 = 6.894_757_293_168_361;
 const ZERO_CELSIUS_IN_KELVIN: f64 = 273.15;
 
-/// The three records that make up a sample, each consistent.
+/// The three records of a sample, each consistent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Snapshot {
     pub(super) session: Vec<u8>,

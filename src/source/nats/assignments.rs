@@ -86,7 +86,7 @@ pub(super) struct HubUpdate<'a> {
 pub(super) struct Liveness {
     /// The last heartbeat number of each hub, and when it was first seen.
     hubs: BTreeMap<String, (u64, Instant)>,
-    /// Since when each agent has had no live hub.
+    /// When each agent lost its live hub.
     free: BTreeMap<String, Instant>,
 }
 

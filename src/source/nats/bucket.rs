@@ -44,7 +44,7 @@ impl Bucket {
         Ok(Self { store, name })
     }
 
-    /// Reads the table and its version; an empty table and version 0 if there is none.
+    /// Reads the table and its version; an empty table and version 0 if the bucket has none.
     pub(super) async fn read(
         &self,
         connection: &mut NatsConnection,

@@ -335,8 +335,8 @@ impl Follower {
         (!is_stored).then_some((car, entry))
     }
 
-    /// Appends entries to the queue and returns the position of the newest one that was stored. On
-    /// return, each entry is stored, or was dropped and counted by the queue.
+    /// Appends entries to the queue and returns the position of the newest stored one. On return,
+    /// each entry is stored, or was dropped and counted by the queue.
     ///
     /// It runs as a separate task, so that the append finishes even if the connection ends;
     /// otherwise it would be unknown whether the queue has the entries.
@@ -373,7 +373,7 @@ impl ReadPosition {
     }
 }
 
-/// Whether an error only says that the next message would exceed the size of the fetch. The library
+/// Whether an error only means that the next message would exceed the size of the fetch. The library
 /// gives the server's status as text.
 fn is_end_by_size(error: &async_nats::Error) -> bool {
     error.to_string().contains("Message Size Exceeds MaxBytes")

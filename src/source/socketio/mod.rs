@@ -6,8 +6,8 @@
 //! stint. Concurrent publishers have separate streams.
 //!
 //! - A frame or a setup is stored as it was sent, with its extra keys and without further fields:
-//!   see `Sample::parse_event`. What the other sources refuse or omit is refused or omitted here
-//!   too.
+//!   see `Sample::parse_event`. Values that the other sources refuse or omit are refused or omitted
+//!   here too.
 //! - An acknowledged entry is stored. The one exception is an entry that has no session id, or whose
 //!   telemetry or setup is not an object: it is acknowledged without an echo, as the dashboard server
 //!   does.

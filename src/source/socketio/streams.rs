@@ -265,7 +265,7 @@ pub(super) async fn save(file: &Path, text: serde_json::Result<String>) -> io::R
 mod tests {
     use super::*;
 
-    fn nobody() -> Sender {
+    fn no_driver() -> Sender {
         Sender::default()
     }
 
@@ -292,7 +292,7 @@ mod tests {
         assert_eq!(streams.place("1"), None);
         give(&mut streams, "1");
         assert_eq!(streams.place("1"), Some(PageTarget::Empty));
-        let (car, _) = streams.used("1", nobody(), |_| Availability::Over).unwrap();
+        let (car, _) = streams.used("1", no_driver(), |_| Availability::Over).unwrap();
         assert_eq!(streams.is_in(&car, StintId(4)), StateChange::Changed);
         assert_eq!(streams.is_in(&car, StintId(4)), StateChange::None);
         assert_eq!(streams.place("1"), Some(PageTarget::Stored));
@@ -314,7 +314,7 @@ mod tests {
     }
 
     fn is_known(streams: &mut Streams, id: &str) -> bool {
-        streams.used(id, nobody(), |_| Availability::Over).is_some()
+        streams.used(id, no_driver(), |_| Availability::Over).is_some()
     }
 
     #[test]
@@ -330,7 +330,7 @@ mod tests {
         assert_eq!(use_of(&mut streams, "e", driver("Ida"), Availability::Left), "d");
         assert_eq!(use_of(&mut streams, "f", driver("Max"), Availability::Left), "f");
         assert_eq!(use_of(&mut streams, "g", driver("Eva"), Availability::Left), "g");
-        assert_eq!(use_of(&mut streams, "h", nobody(), Availability::Left), "h");
+        assert_eq!(use_of(&mut streams, "h", no_driver(), Availability::Left), "h");
         // A publisher that sends its setup before its first frame is matched by the setup.
         assert_eq!(streams.used("d", setup(7), |_| Availability::Fed).unwrap().0, CarId::from("d"));
         assert_eq!(use_of(&mut streams, "i", setup(7), Availability::Left), "d");
@@ -356,7 +356,7 @@ mod tests {
     fn the_session_id_of_a_connected_publisher_is_never_evicted() {
         let mut streams = Streams::default();
         (0..MAX_STREAMS).for_each(|number| give(&mut streams, &number.to_string()));
-        streams.used("0", nobody(), |_| Availability::Over).unwrap();
+        streams.used("0", no_driver(), |_| Availability::Over).unwrap();
         // An unused id is evicted before the least recently used one.
         give(&mut streams, "a");
         assert!(streams.is_known("0") && !streams.is_known("1"));

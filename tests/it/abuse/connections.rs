@@ -248,7 +248,7 @@ async fn attack_once(mut stream: TcpStream, attack: Attack) -> std::io::Result<(
 /// Sends a request, retries when the connection is closed, and returns the HTTP status.
 ///
 /// # Panics
-/// If there is no answer within [`ANSWER`].
+/// If no answer arrives within [`ANSWER`].
 async fn answer(method: &str, url: &str) -> u16 {
     let client = reqwest::Client::builder().no_proxy().pool_max_idle_per_host(0).build().unwrap();
     let asked_at = Instant::now();

@@ -116,7 +116,7 @@ async fn publish_hostile_objects(url: &str) {
     for object in hostile_objects() {
         let object: Value = serde_json::from_str(&object).unwrap();
         let telemetry = json!({"session_id": session_id, "telemetry": object});
-        // What is refused is not acknowledged.
+        // Refused telemetry is not acknowledged.
         publisher.is_acked("telemetry_update", telemetry).await;
         let timestamp = "2025-11-22T14:30:22.123Z";
         let setup = json!({"session_id": session_id, "timestamp": timestamp, "setup": object});

@@ -25,7 +25,7 @@ fn mistakes_in_the_configuration_are_found() {
     let file = folder.join("pitwire.toml");
     fs::write(&file, "[server]\nurll = \"http://a\"\ntoken = 7\n").unwrap();
     let shown = file.display();
-    let advice = "correct it there; pitwire check tests it again";
+    let advice = "correct it; pitwire check tests it again";
     let findings = pc.finds(&[
         (
             "fault",
@@ -35,10 +35,10 @@ fn mistakes_in_the_configuration_are_found() {
         ),
         ("fault", "configuration", &format!("{shown}:3: server.token: …"), advice),
     ]);
-    let not_looked = |finding: &&serde_json::Value| {
-        finding["what"] == "not looked at: the configuration is invalid"
+    let is_unchecked = |finding: &&serde_json::Value| {
+        finding["summary"] == "not checked: the configuration is invalid"
     };
-    assert_eq!(findings.iter().filter(not_looked).count(), 5, "{findings:#?}");
+    assert_eq!(findings.iter().filter(is_unchecked).count(), 5, "{findings:#?}");
 
     fs::write(&file, "[server]\ntoken = \"a-long-token-for-tests\"\n").unwrap();
     fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
@@ -46,7 +46,7 @@ fn mistakes_in_the_configuration_are_found() {
         "warning",
         "configuration",
         &format!("{shown}:2: server.token: every user of this PC can read it in {shown}; …"),
-        "correct it there if it is unintended",
+        "change this setting if that is unintended",
     )]);
 }
 

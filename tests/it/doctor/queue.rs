@@ -45,7 +45,7 @@ fn a_queue_path_that_is_a_file_is_a_fault() {
     let advice = "name another folder in queue.path, or move that file";
     let what = format!("nothing can be stored in {file}: {file} is a file, not a folder");
     let findings = pc.finds(&[("fault", "queue", &what, advice)]);
-    assert!(has(&findings, "note", "not looked at: how fast the disk is"));
+    assert!(has(&findings, "note", "not checked: how fast the disk is"));
     let pc = pc.set([format!("queue.path={file}/below")]);
     let what = format!("nothing can be stored in {file}/below: {file} is a file, not a folder");
     pc.finds(&[("fault", "queue", &what, advice)]);
@@ -161,10 +161,10 @@ async fn a_queue_opened_by_an_agent_is_recognized() {
 
     // The doctor runs with another configuration than the agent's.
     let advice = "run the doctor with the configuration of that process, or stop it";
-    let nobody = format!("127.0.0.1:{}", closed_port());
+    let unused = format!("127.0.0.1:{}", closed_port());
     for (listen, why) in [
         ("127.0.0.1:0", "metrics.listen does not name its address".to_owned()),
-        (&*nobody, format!("its agent is not the one at {nobody}")),
+        (&*unused, format!("its agent is not the one at {unused}")),
     ] {
         let other = Pc { settings: pc.settings.clone(), ..Pc::new() };
         let what = format!("process {owner} has it open; {why}");

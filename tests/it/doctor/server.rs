@@ -24,7 +24,7 @@ fn an_unreachable_server_is_a_fault() {
         &format!("nothing listens at http://127.0.0.1:{port}: connection refused"),
         "check that the dashboard server runs, and that server.url has its port",
     )]);
-    assert!(has(&findings, "note", "not looked at: TLS, Socket.IO, its clock, sessions"));
+    assert!(has(&findings, "note", "not checked: TLS, Socket.IO, its clock, sessions"));
     // The checks that need no server still run.
     assert!(has(&findings, "ok", "metrics.listen takes a free port"));
 
@@ -34,7 +34,7 @@ fn an_unreachable_server_is_a_fault() {
         "cannot reach http://pit.invalid:5000: its name does not resolve: …",
         "check its spelling in server.url, and that this PC is online",
     )]);
-    assert!(has(&findings, "note", "not looked at: whether it can be reached"));
+    assert!(has(&findings, "note", "not checked: whether it can be reached"));
 }
 
 #[test]
@@ -55,7 +55,10 @@ fn every_destination_is_checked() {
     for subject in ["server", "destination.there"] {
         let is_ok = |one: &serde_json::Value| one["subject"] == subject && one["severity"] == "ok";
         let mut found = findings.iter().filter(|one| is_ok(one));
-        assert!(found.any(|one| one["what"] == "it assigns a session"), "{subject}: {findings:?}");
+        assert!(
+            found.any(|one| one["summary"] == "it assigns a session"),
+            "{subject}: {findings:?}"
+        );
     }
 }
 
@@ -69,7 +72,7 @@ fn a_server_that_is_not_a_dashboard_is_a_fault() {
         ADDRESS,
     )]);
     assert!(has(&findings, "note", "it does not report its time"));
-    assert!(has(&findings, "note", "not looked at: sessions, acknowledgements, echoes"));
+    assert!(has(&findings, "note", "not checked: sessions, acknowledgements, echoes"));
 
     let ssh = answering(|_| Some("SSH-2.0-OpenSSH_9.2\r\n".into()), None);
     let what = format!("{ssh} does not speak HTTP: it breaks off: …");
@@ -127,7 +130,7 @@ fn refused_access_is_a_fault() {
         "fault",
         "configuration",
         "--set: server.token_file: no such file: /nowhere/token; write the path of a file that exists",
-        "correct it there; pitwire check tests it again",
+        "correct it; pitwire check tests it again",
     )]);
 }
 
@@ -156,7 +159,7 @@ fn an_untrusted_certificate_is_a_fault() {
         "fault",
         "configuration",
         &format!("--set: server.ca_file: {} is not a certificate in PEM format: …", key.display()),
-        "correct it there; pitwire check tests it again",
+        "correct it; pitwire check tests it again",
     )]);
 }
 
@@ -200,7 +203,7 @@ fn a_server_that_assigns_no_session_is_a_fault() {
         "it assigns no session: the server did not answer within 2s: it assigns no session",
         "check that it is a dashboard server, which answers request_session_id",
     )]);
-    assert!(has(&findings, "note", "not looked at: acknowledgements, echoes"));
+    assert!(has(&findings, "note", "not checked: acknowledgements, echoes"));
 }
 
 #[test]

@@ -296,9 +296,9 @@ async fn the_demo_loses_nothing_and_reports_it_in_json() {
     assert_eq!(demo.ended().await, 0, "{:?}", demo.stderr());
     for said in [
         "dashboard: http://",
-        "shade these frames as \"replayed\"",
-        "    5 s: the network fails for 5 s; the page turns stale, the queue grows",
-        "s: the network is back; the agent sends what it has queued",
+        "mark the late frames as \"replayed\"",
+        "    5 s: the network fails for 5 s; the page stops and the queue grows",
+        "s: the network is back; the agent sends the queued frames",
         "s: the page has every frame; look for \"replayed\" in its plots",
     ] {
         demo.says(said).await;
@@ -322,8 +322,12 @@ async fn demo_chaos_causes_every_fault_and_loses_nothing() {
     let args = ["demo", "--chaos", "--seconds", "30", "--seed", "3", "--json"];
     let mut chaos = Process::start(pitwire(&args).stdin(Stdio::null()));
     assert_eq!(chaos.ended().await, 0, "{:?}", chaos.stderr());
-    for said in ["the link is cut", "the link stalls", "the server is gone", "the agent is stopped"]
-    {
+    for said in [
+        "the link is cut",
+        "the link stalls",
+        "the server and all its sessions are gone",
+        "the agent is stopped",
+    ] {
         chaos.says(said).await;
     }
     let report: Value = serde_json::from_str(chaos.stdout().last().unwrap()).unwrap();

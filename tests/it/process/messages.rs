@@ -1,4 +1,4 @@
-//! What the commands tell a driver: what they wait for, what is saved and what happens next.
+//! The messages for a driver: what the agent waits for, what is saved and what happens next.
 
 use std::fs;
 use std::path::Path;
@@ -135,7 +135,9 @@ async fn check_names_the_file_that_it_read() {
     let path = file.to_str().unwrap();
     let output = pitwire(&["check", "--config", path]).output().unwrap();
     let said = String::from_utf8(output.stdout).unwrap();
-    let expected = format!("configuration file: {path}\nThe configuration is good.\n");
+    let expected = format!(
+        "configuration file: {path}\nThe configuration is good. pitwire doctor tests the server, the disk and the game.\n"
+    );
     assert_eq!((output.status.code(), said), (Some(0), expected));
 }
 

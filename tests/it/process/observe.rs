@@ -1,4 +1,4 @@
-//! What the process exposes: metrics, health and readiness.
+//! The metrics, health and readiness of the process.
 
 use std::io::Write;
 use std::process::{Command, Stdio};

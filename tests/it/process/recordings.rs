@@ -66,7 +66,7 @@ async fn a_recording_on_stdin_arrives_intact_despite_an_outage() {
 /// The outcome of `pitwire replay`.
 struct Replayed {
     code: i32,
-    /// The lines on stderr that are not of the log, without the summary of what was sent.
+    /// The lines on stderr that are not of the log, without the summary of the sent frames.
     said: Vec<String>,
     log: Vec<String>,
     took: Duration,
@@ -452,7 +452,7 @@ fn expected(sample: &Map<String, Value>) -> Value {
         "track_name": first(&["track_name"], json!("")),
         "session_type": first(&["session_type"], json!("")),
     });
-    // What a server does not require is absent.
+    // A value that a server does not require is absent.
     frame.as_object_mut().unwrap().retain(|_, value| !value.is_null());
     if frame["lap_time"].as_f64().is_some_and(|seconds| seconds < 0.0) {
         frame.as_object_mut().unwrap().remove("lap_time");

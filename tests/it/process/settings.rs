@@ -73,7 +73,7 @@ fn check_reports_every_mistake_and_starts_nothing() {
     let (code, out, warnings) =
         said(&["check", "--set", &set, "--server", "http://pit", "--set", "server.token=hush"]);
     let expected = "configuration file: none; /nowhere/pitwire/pitwire.toml does not exist\n\
-                    The configuration is good.\n";
+                    The configuration is good. pitwire doctor tests the server, the disk and the game.\n";
     assert_eq!((code, out.as_str()), (0, expected));
     assert!(warnings.contains("server.url") && warnings.contains("unencrypted"), "{warnings}");
     let (code, out, errors) =

@@ -17,7 +17,7 @@ const ENDS_WITHIN: Duration = Duration::from_secs(30);
 const WIDE: u16 = 200;
 const TOKEN: &str = "wh1sper-wh1sper-wh1sper";
 
-/// A home of its own, with the configuration file that setup writes by default.
+/// A separate home directory, with the configuration file that setup writes by default.
 struct Home(tempfile::TempDir);
 
 impl Home {

@@ -19,7 +19,7 @@ use crate::server::{Server, State};
 pub struct Frame {
     /// When it was queued. Names the entry: unlike wall clocks, it never shows a time twice.
     pub at: CapturedAt,
-    /// What the clock of its source showed.
+    /// The time on the clock of its source.
     pub captured_at: CapturedAt,
     pub car: usize,
     /// `None` for a setup.

@@ -45,7 +45,7 @@ pub struct Swarm {
     pub clock_jumps: bool,
     pub nights: bool,
     pub poison: bool,
-    /// What the server does with poison instead of refusing it.
+    /// The reaction of the server to poison instead of refusing it.
     pub poison_kind: Option<Poison>,
     pub setups: bool,
     pub stints: bool,

@@ -173,7 +173,7 @@ mod tests {
         let said = "it refuses a frame in a test session: lap is below 0";
         assert_eq!(report.findings.len(), 1);
         assert_eq!(
-            (report.findings[0].severity, &*report.findings[0].what),
+            (report.findings[0].severity, &*report.findings[0].summary),
             (FindingSeverity::Fault, said)
         );
     }

@@ -21,7 +21,7 @@ pub(super) async fn look(report: &mut DoctorReport, config: &Config) {
         }
         // The report about the configuration names the file.
         Ok(Err(SinkError::Configuration(_))) => {
-            return report.not_looked_at("whether it can be reached, and its stream");
+            return report.not_checked("whether it can be reached, and its stream");
         }
         Ok(Err(error)) => error,
         Err(_) => SinkError::Timeout(limit, "it does not show its stream"),

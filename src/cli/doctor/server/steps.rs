@@ -71,7 +71,7 @@ mod tests {
         ] {
             let mut report = DoctorReport::new("server");
             say_clock(&mut report, offset_s);
-            assert_eq!(report.findings[0].what, expected);
+            assert_eq!(report.findings[0].summary, expected);
         }
     }
 }

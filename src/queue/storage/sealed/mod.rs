@@ -3,7 +3,7 @@
 //!
 //! Why sled, and why so: the customer chose sled for the records. One sled database that is written
 //! all day does not survive power cuts (see [`segments`](super::segments)) and never shrinks, so
-//! each sealed segment is a database of its own, written once and then only read. It has four or
+//! each sealed segment is a separate database, written once and then only read. It has four or
 //! five large values, because small ones grow the file. After a failed write sled's `Drop` may
 //! never return, so each database lives on a thread that can be abandoned: see [`sled`].
 //!

@@ -28,7 +28,7 @@
 //! - When the write-ahead log is full, its unreleased records are packed into a sled database:
 //!   written once, never changed. Every file and the folder are synced before the rename, and the
 //!   rename before the write-ahead log is deleted. Compressed frames take a quarter of their size;
-//!   records stored one by one took three times theirs.
+//!   records stored one by one took three times their size.
 //! - A segment's folder is deleted once all its records are released and the release is durable.
 //! - After a power cut the write-ahead log is not appended to: its readable part is sealed, and the
 //!   next segment begins [`SEGMENT_ENTRIES`] after the last known position, so that a position that
