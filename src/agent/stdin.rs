@@ -42,7 +42,8 @@ fn open_pipe() -> Option<impl AsyncRead + Unpin> {
 
 /// For a file or a terminal. tokio's own standard input uses two threads.
 async fn read_on_thread(intake: &Intake, count: impl FnMut(Place, &Taken)) -> io::Result<()> {
-    let (stdin, failure) = thread_reader::start("pitwire-stdin", |output| output.copy(io::stdin()))?;
+    let (stdin, failure) =
+        thread_reader::start("pitwire-stdin", |output| output.copy(io::stdin()))?;
     lines::run(stdin, intake, Pace::AsTheyCome, count).await?;
     failure.await.map_or(Ok(()), Err)
 }
