@@ -198,7 +198,7 @@ async fn sentences_break_between_words_in_a_narrow_terminal() {
         "After the outage, its plots mark the late frames as \"replayed\".",
         "Ctrl-C ends the demo and prints what happened to the frames.",
         "1 s: the network fails for 1 s; the page stops and the queue grows",
-        "seen by a viewer; 0 lost, 0 out of order, 0 shown twice",
+        "seen by a viewer 0 lost, 0 out of order, 0 shown twice",
         "0 dropped, 0 downsampled, 0 dead letters",
         "Every frame reached the page, in order.",
     ] {

@@ -48,7 +48,7 @@ impl std::fmt::Display for FrameCounts {
         let Self { produced, delivered, seen, lost, out_of_order, duplicated } = self;
         write!(
             f,
-            "{produced} produced, {delivered} delivered, {seen} seen by a viewer; {lost} lost, \
+            "{produced} produced, {delivered} delivered, {seen} seen by a viewer\n        {lost} lost, \
              {out_of_order} out of order, {duplicated} shown twice"
         )
     }

@@ -6,7 +6,7 @@ use crate::entry::Seq;
 use crate::queue::fsck::{Finding, Repaired};
 use crate::tools::OperatorRequest;
 
-/// Show damage and the repair of it; repair it with --apply.
+/// Show damage, and repair it with --apply.
 ///
 /// The agent repairs damage automatically when it finds it, so this command is not needed to start
 /// it. Damaged segments are moved to quarantine/ in the queue's folder; their readable entries stay

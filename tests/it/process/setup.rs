@@ -111,7 +111,7 @@ async fn an_existing_file_is_changed_only_on_request_and_keeps_the_rest() {
 
     let (code, said) = home.run(&["--server", CLOSED_ADDRESS, "--yes"]);
     assert_eq!(code, 0, "{said}");
-    assert!(said.contains("pitwire saves the frames until the server works."), "{said}");
+    assert!(said.contains("pitwire saves the frames on this PC until the server works."), "{said}");
     let after = home.text();
     for kept in ["# mine\n", "[server] # pit wall\n", "[queue]\nmax_age = \"2d\"\n", CLOSED_ADDRESS]
     {
