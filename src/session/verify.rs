@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep_until};
 
 use super::bindings::{Bindings, PageCheck};
 use super::capability::Evidence;
@@ -42,13 +42,19 @@ enum SessionCheck {
 }
 
 impl<S: Sink> Session<S> {
-    /// When to verify next. Many unproven entries, as at the end of a replay, are verified sooner.
+    /// When to verify next. Many unproven entries, as at the end of a replay, are verified sooner;
+    /// ones that only time can prove, at that time.
     pub(super) fn verify_at(&self, bindings: &Bindings) -> Instant {
-        let proof = self.learned.capability.proof();
-        if proof != Some(Proof::Ack) || bindings.unproven_entries() < VERIFY_SOON_ENTRIES {
-            return bindings.verify_at;
+        match self.learned.capability.proof() {
+            Some(Proof::Written) => bindings
+                .unproven
+                .first()
+                .map_or(bindings.verify_at, |oldest| oldest.sent_at + WRITTEN_AFTER),
+            Some(Proof::Ack) if bindings.unproven_entries() >= VERIFY_SOON_ENTRIES => {
+                bindings.verify_at.min(Instant::now() + VERIFY_SOON)
+            }
+            Some(Proof::Ack | Proof::Echo) | None => bindings.verify_at,
         }
-        bindings.verify_at.min(Instant::now() + VERIFY_SOON)
     }
 
     /// Asks whether the server still knows the session and stores what it acknowledged.
@@ -189,7 +195,7 @@ impl<S: Sink> Session<S> {
                 tokio::select! {
                     biased;
                     error = link.closed() => return Err(error.into()),
-                    () = sleep(self.settings.verify_interval) => {}
+                    () = sleep_until(self.verify_at(bindings)) => {}
                 }
             }
             if self.verify(link, bindings).await? == Verified::Rebound {

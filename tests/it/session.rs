@@ -185,6 +185,17 @@ async fn the_best_proof_a_server_offers_is_used() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn entries_that_only_time_proves_are_delivered_without_verification() {
+    let mut world = World::new(|delivery| {
+        delivery.proof = ProofChoice::Written;
+        delivery.verify_interval = Duration::ZERO;
+    });
+    world.frames(300).await;
+    world.drain(3 * MINUTE).await;
+    assert_eq!((world.status().connects, world.status().failures), (1, 0));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_server_that_cannot_give_the_configured_proof_is_refused() {
     let mut world = World::new(|delivery| delivery.proof = ProofChoice::Echo);
     world.server.behave(Faults { no_echo: true, ..Faults::default() });
