@@ -13,7 +13,7 @@ use super::{MAX_UNPROVEN_ENTRIES, Session, SessionError};
 use crate::entry::{Entry, Seq};
 use crate::platform::clock;
 use crate::queue::Batch;
-use crate::sink::{Proof, Sink};
+use crate::sink::{Link, Proof, Sink};
 
 /// The reason of a dead letter that the server acknowledged without storing it, or with an error.
 const REFUSED: &str = "the server refuses it";
@@ -54,12 +54,14 @@ impl<S: Sink> Session<S> {
             PublishOutcome::Proven if !bindings.has_unproven() => {}
             // Earlier batches are still unproven, and batches are removed in order.
             PublishOutcome::Proven | PublishOutcome::Unproven => {
-                return self.keep_unproven(link, bindings, batch).await;
+                self.keep_unproven(link, bindings, batch).await?;
+                return self.pace(link, sent).await;
             }
             PublishOutcome::Refused { seqs, are_others_proven } => {
                 batch.mark_refused(&seqs, REFUSED);
                 if !are_others_proven {
-                    return self.keep_unproven(link, bindings, batch).await;
+                    self.keep_unproven(link, bindings, batch).await?;
+                    return self.pace(link, sent).await;
                 }
             }
             PublishOutcome::Forgotten(stint) => return self.rebind(link, bindings, stint).await,
@@ -68,8 +70,7 @@ impl<S: Sink> Session<S> {
             return Ok(());
         }
         self.remove(batch).await?;
-        self.pace(sent).await;
-        Ok(())
+        self.pace(link, sent).await
     }
 
     /// Sends the setups in force if there is a gap before the batch, which may have contained them.
@@ -153,11 +154,16 @@ impl<S: Sink> Session<S> {
         Ok(())
     }
 
-    /// Limits a replay to `delivery.max_rate`.
-    async fn pace(&self, entries: usize) {
+    /// Limits a replay to `delivery.max_rate`, unless the link ends first.
+    async fn pace(&self, link: &mut S::Link, entries: usize) -> Result<(), SessionError> {
         let rate = self.settings.max_rate;
-        if rate > 0.0 {
-            sleep(Duration::from_secs_f64(entries as f64 / rate)).await;
+        if rate == 0.0 {
+            return Ok(());
+        }
+        tokio::select! {
+            biased;
+            error = link.closed() => Err(error.into()),
+            () = sleep(Duration::from_secs_f64(entries as f64 / rate)) => Ok(()),
         }
     }
 }

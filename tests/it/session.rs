@@ -196,6 +196,33 @@ async fn entries_that_only_time_proves_are_delivered_without_verification() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_maximum_rate_applies_to_every_kind_of_proof() {
+    for no_echo in [false, true] {
+        let mut world = World::new(|delivery| delivery.max_rate = 10.0);
+        world.server.behave(Faults { no_echo, ..Faults::default() });
+        let began = Instant::now();
+        world.frames(300).await;
+        world.drain(2 * MINUTE).await;
+        assert!(began.elapsed() > Duration::from_secs(28), "{no_echo}: {:?}", began.elapsed());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lost_link_is_noticed_while_a_replay_is_slowed_down() {
+    let mut world = World::new(|delivery| delivery.max_rate = 0.01);
+    world.frames(3).await;
+    while world.queue().entries == 3 {
+        sleep(Duration::from_millis(20)).await;
+    }
+    let cut_at = Instant::now();
+    world.server.cut();
+    while world.status().failures == 0 {
+        sleep(Duration::from_millis(20)).await;
+    }
+    assert!(cut_at.elapsed() < MINUTE, "{:?}", cut_at.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_server_that_cannot_give_the_configured_proof_is_refused() {
     let mut world = World::new(|delivery| delivery.proof = ProofChoice::Echo);
     world.server.behave(Faults { no_echo: true, ..Faults::default() });
