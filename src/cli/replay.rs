@@ -45,15 +45,18 @@ pub struct Replay {
 
 /// Replays the file, or fails if it is not a recording.
 pub async fn replay(args: Replay, shutdown: impl Future<Output = ()>) -> Exit {
-    let temporary = match tempfile::Builder::new().prefix("pitwire-replay-").tempdir() {
-        Ok(folder) => folder,
-        Err(error) => {
-            return Exit::Failed.because(format_args!(
-                "pitwire: cannot create a temporary folder: {error}; use --queue"
-            ));
-        }
+    let (queue, _temporary) = match &args.queue {
+        Some(queue) => (queue.clone(), None),
+        None => match tempfile::Builder::new().prefix("pitwire-replay-").tempdir() {
+            Ok(folder) => (folder.path().to_owned(), Some(folder)),
+            Err(error) => {
+                return Exit::Failed.because(format_args!(
+                    "pitwire: cannot create a temporary folder: {error}; use --queue"
+                ));
+            }
+        },
     };
-    let config = match configure(&args, args.queue.as_deref().unwrap_or(temporary.path())) {
+    let config = match configure(&args, &queue) {
         Ok(config) => config,
         Err(text) => return Exit::WrongUse.because(text),
     };

@@ -153,6 +153,16 @@ async fn the_log_is_json_when_requested() {
     }
 }
 
+#[test]
+fn a_replay_with_a_queue_needs_no_temporary_folder() {
+    let folder = tempfile::tempdir().unwrap();
+    let args = ["replay", "missing.ndjson", "--server", CLOSED_ADDRESS, "--queue"];
+    let mut replay = pitwire(&args);
+    replay.arg(folder.path()).env("TMPDIR", folder.path().join("missing"));
+    let error = String::from_utf8(replay.output().unwrap().stderr).unwrap();
+    assert!(error.starts_with("pitwire: missing.ndjson: "), "{error}");
+}
+
 #[tokio::test]
 async fn a_replay_of_a_missing_recording_exits_with_1() {
     let args = ["replay", "missing.ndjson", "--server", CLOSED_ADDRESS];
