@@ -1,5 +1,7 @@
-//! A session as a file: JSON Lines that `pitwire replay` reads, or CSV for spreadsheets.
+//! A session as a file: JSON Lines or CSV. `pitwire queue import` reads both, `pitwire replay` reads
+//! JSON Lines.
 
+use std::borrow::Cow;
 use std::convert::Infallible;
 use std::ops::Range;
 use std::sync::Arc;
@@ -11,12 +13,15 @@ use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use futures_util::stream;
+use serde::Deserialize;
 use serde_json::Value;
+use serde_json::value::RawValue;
 
 use super::SharedState;
 use super::http::{PIECE_BYTES, not_found};
 use super::sessions::StoredFrame;
 use crate::contract::SetupEvent;
+use crate::entry::CapturedAt;
 use crate::fields;
 use crate::remote_text::cells::{harmless, write_row};
 
@@ -36,7 +41,7 @@ async fn csv(State(hub): State<Arc<SharedState>>, Path(id): Path<String>) -> Res
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum ExportFormat {
-    /// All setups, then all frames.
+    /// The frames in order of arrival, each setup before the first frame that is not older.
     JsonLines,
     /// The frames, with a column for each reading.
     Csv,
@@ -49,14 +54,19 @@ struct ExportState {
     format: ExportFormat,
     /// The positions of the frames that remain to be sent.
     rest: Range<u64>,
-    /// Neither the setups nor the header row were sent.
+    /// The positions of the setups that remain to be sent.
+    setups: Range<u64>,
+    /// Nothing was sent.
     is_new: bool,
 }
 
 fn export(hub: Arc<SharedState>, id: String, format: ExportFormat) -> Response {
-    let Some(rest) = hub.sessions().frame_positions(&id) else {
-        return not_found("no such session");
+    let (rest, setups) = {
+        let sessions = hub.sessions();
+        (sessions.frame_positions(&id), sessions.setup_positions(&id))
     };
+    let Some((rest, setups)) = rest.zip(setups) else { return not_found("no such session") };
+    let setups = if format == ExportFormat::JsonLines { setups } else { 0..0 };
     let (content_type, extension) = match format {
         ExportFormat::JsonLines => ("application/x-ndjson", "ndjson"),
         ExportFormat::Csv => ("text/csv; charset=utf-8", "csv"),
@@ -69,9 +79,9 @@ fn export(hub: Arc<SharedState>, id: String, format: ExportFormat) -> Response {
         (header::CACHE_CONTROL, "no-store"),
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
     ];
-    let state = ExportState { hub, id, format, rest, is_new: true };
+    let state = ExportState { hub, id, format, rest, setups, is_new: true };
     let pieces = stream::unfold(state, |mut export| async move {
-        (export.is_new || !export.rest.is_empty())
+        (export.is_new || !export.rest.is_empty() || !export.setups.is_empty())
             .then(|| (Ok::<_, Infallible>(export.next_piece()), export))
     });
     (headers, Body::from_stream(pieces)).into_response()
@@ -82,37 +92,78 @@ impl ExportState {
     fn next_piece(&mut self) -> Vec<u8> {
         let mut piece = Vec::new();
         let sessions = self.hub.sessions();
-        if std::mem::take(&mut self.is_new) {
-            match self.format {
-                ExportFormat::JsonLines => {
-                    for (_, setup) in sessions.setups(&self.id, 0..u64::MAX) {
-                        append_setup(&mut piece, setup);
-                    }
-                }
-                ExportFormat::Csv => append_row(&mut piece, header_row()),
-            }
+        if std::mem::take(&mut self.is_new) && self.format == ExportFormat::Csv {
+            append_row(&mut piece, header_row());
         }
+        let mut setups = sessions.setups(&self.id, self.setups.clone()).peekable();
         let mut next = self.rest.end;
         for (position, frame) in sessions.frames(&self.id, self.rest.clone()) {
             if piece.len() >= PIECE_BYTES {
                 next = position;
                 break;
             }
-            match self.format {
-                ExportFormat::JsonLines => {
-                    append_line(&mut piece, &["{\"telemetry\":", frame.telemetry.get(), "}"]);
-                }
-                ExportFormat::Csv => append_row(&mut piece, frame_row(frame)),
+            if self.format == ExportFormat::Csv {
+                append_row(&mut piece, frame_row(frame));
+                continue;
             }
+            let captured_at = captured_at(&frame.telemetry).unwrap_or(frame.received_at);
+            let is_due = |setup: &SetupEvent| setup_time(setup).is_none_or(|at| at <= captured_at);
+            while piece.len() < PIECE_BYTES
+                && let Some((position, setup)) = setups.next_if(|(_, setup)| is_due(setup))
+            {
+                append_setup(&mut piece, setup, captured_at);
+                self.setups.start = position + 1;
+            }
+            if setups.peek().is_some_and(|(_, setup)| is_due(setup)) {
+                next = position;
+                break;
+            }
+            append_entry(&mut piece, captured_at, &["\"telemetry\":", frame.telemetry.get()]);
         }
         self.rest.start = next;
+        if !self.rest.is_empty() {
+            return piece;
+        }
+        while piece.len() < PIECE_BYTES
+            && let Some((position, setup)) = setups.next()
+        {
+            append_setup(&mut piece, setup, CapturedAt(0));
+            self.setups.start = position + 1;
+        }
+        if setups.peek().is_none() {
+            self.setups = 0..0;
+        }
         piece
     }
 }
 
-fn append_setup(piece: &mut Vec<u8>, SetupEvent { timestamp, setup }: &SetupEvent) {
-    let timestamp = timestamp.as_ref().map_or("null", |timestamp| timestamp.get());
-    append_line(piece, &["{\"timestamp\":", timestamp, ",\"setup\":", setup.get(), "}"]);
+/// When a frame was captured; `None` if it does not say so.
+fn captured_at(telemetry: &RawValue) -> Option<CapturedAt> {
+    #[derive(Deserialize)]
+    struct Timestamped<'a> {
+        #[serde(borrow)]
+        timestamp: Cow<'a, str>,
+    }
+    let frame: Timestamped<'_> = serde_json::from_str(telemetry.get()).ok()?;
+    CapturedAt::parse(&frame.timestamp)
+}
+
+fn setup_time(setup: &SetupEvent) -> Option<CapturedAt> {
+    let timestamp: String = serde_json::from_str(setup.timestamp.as_ref()?.get()).ok()?;
+    CapturedAt::parse(&timestamp)
+}
+
+/// Appends a setup; one without a time gets `otherwise`.
+fn append_setup(piece: &mut Vec<u8>, event: &SetupEvent, otherwise: CapturedAt) {
+    let timestamp = event.timestamp.as_ref().map_or("null", |timestamp| timestamp.get());
+    let captured_at = setup_time(event).unwrap_or(otherwise);
+    let parts = ["\"timestamp\":", timestamp, ",\"setup\":", event.setup.get()];
+    append_entry(piece, captured_at, &parts);
+}
+
+fn append_entry(piece: &mut Vec<u8>, captured_at: CapturedAt, parts: &[&str]) {
+    let captured_at = format!("{{\"captured_at\":\"{captured_at}\",");
+    append_line(piece, &[&[captured_at.as_str()], parts, &["}"]].concat());
 }
 
 /// Appends a line. White space between the tokens of an event may contain line breaks.

@@ -115,6 +115,12 @@ impl Server {
         access: Access,
         store: Option<&Path>,
     ) -> io::Result<Self> {
+        // Clients that connect while the history is read wait, instead of being refused.
+        let listener = std::net::TcpListener::bind(addr).map_err(|error| {
+            io::Error::new(error.kind(), format!("cannot listen on {addr}: {error}"))
+        })?;
+        listener.set_nonblocking(true)?;
+        let addr = listener.local_addr()?;
         let sessions = match store {
             Some(folder) => Sessions::open(HISTORY_BYTES, folder)?,
             None => Sessions::new(HISTORY_BYTES),
@@ -122,7 +128,7 @@ impl Server {
         let hub = Arc::new(SharedState::new(behaviour, access, sessions));
         let (stop, stopped) = oneshot::channel();
         let (life, ended) = oneshot::channel();
-        let (bound, ready) = mpsc::channel();
+        let (started, outcome) = mpsc::channel();
 
         let thread = thread::Builder::new().name("dashboard".to_owned()).spawn({
             let hub = hub.clone();
@@ -131,23 +137,23 @@ impl Server {
                 // this function. Dropping it breaks the connections.
                 let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
                 let listening = runtime.and_then(|runtime| {
-                    let listener = runtime.block_on(TcpListener::bind(addr))?;
-                    Ok((runtime, listener.local_addr()?, listener))
+                    let _context = runtime.enter();
+                    let listener = TcpListener::from_std(listener)?;
+                    Ok((runtime, listener))
                 });
                 match listening {
-                    Ok((runtime, addr, listener)) => {
-                        bound.send(Ok(addr)).ok();
+                    Ok((runtime, listener)) => {
+                        started.send(Ok(())).ok();
                         runtime.block_on(live(hub, listener, stopped, ended));
                     }
                     Err(error) => {
-                        let text = format!("cannot listen on {addr}: {error}");
-                        bound.send(Err(io::Error::new(error.kind(), text))).ok();
+                        started.send(Err(error)).ok();
                     }
                 }
             }
         })?;
 
-        let addr = ready.recv().map_err(|_| io::Error::other("the server did not start"))??;
+        outcome.recv().map_err(|_| io::Error::other("the server did not start"))??;
         Ok(Self { addr, hub, stop: Some(stop), life: Some(life), thread: Some(thread) })
     }
 

@@ -15,7 +15,7 @@ use std::path::Path;
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-use super::store::{SessionStore, StoredLine};
+use super::store::{EntryKind, SessionStore, StoredLine};
 use super::timing::{CarSummary, POINT_BYTES, SeriesStretch, Timing, TimingTables};
 use crate::contract::{SetupEvent, new_session_id};
 use crate::entry::CapturedAt;
@@ -67,7 +67,6 @@ pub(super) struct Sessions {
 #[derive(Debug, Default)]
 struct StoredSession {
     assigned: u64,
-    assigned_at: Option<CapturedAt>,
     last_fed: u64,
     frames: VecDeque<StoredFrame>,
     frames_dropped: u64,
@@ -107,7 +106,13 @@ impl Sessions {
         let mut store = SessionStore::open(folder)?;
         let mut sessions = Self::new(limit_bytes);
         store.load(|id, line| sessions.restore(id, line))?;
-        store.retain(|id| Some(sessions.by_id.get(id)?.bytes()));
+        store.retain(|id, kind| {
+            let session = sessions.by_id.get(id)?;
+            Some(match kind {
+                EntryKind::Frame => session.frames.len(),
+                EntryKind::Setup => session.setups.len(),
+            })
+        });
         sessions.store = Some(store);
         Ok(sessions)
     }
@@ -115,11 +120,7 @@ impl Sessions {
     fn restore(&mut self, id: &str, line: StoredLine<'_>) {
         if !self.by_id.contains_key(id) {
             self.forget_excess(StoredSession::is_empty, EMPTY_SESSIONS_KEPT - 1);
-            let assigned_at = match line {
-                StoredLine::Session { assigned_at } => Some(CapturedAt(assigned_at)),
-                StoredLine::Frame { .. } | StoredLine::Setup { .. } => None,
-            };
-            self.begin(id, assigned_at);
+            self.begin(id);
         }
         // The session was just created, so it is known.
         let _ = match line {
@@ -135,10 +136,9 @@ impl Sessions {
         };
     }
 
-    fn begin(&mut self, id: &str, assigned_at: Option<CapturedAt>) {
+    fn begin(&mut self, id: &str) {
         let now = self.tick();
-        let session =
-            StoredSession { assigned: now, assigned_at, last_fed: now, ..StoredSession::default() };
+        let session = StoredSession { assigned: now, last_fed: now, ..StoredSession::default() };
         self.by_id.insert(id.to_owned(), session);
     }
 
@@ -146,10 +146,9 @@ impl Sessions {
     pub(super) fn assign(&mut self) -> String {
         self.forget_excess(StoredSession::is_empty, EMPTY_SESSIONS_KEPT - 1);
         let id = new_session_id();
-        let now = clock::now();
-        self.begin(&id, Some(now));
+        self.begin(&id);
         if let Some(store) = &mut self.store {
-            store.append(&id, &StoredLine::Session { assigned_at: now.0 });
+            store.create(&id, clock::now());
         }
         id
     }
@@ -328,10 +327,10 @@ impl Sessions {
                 .min_by_key(|(_, session)| session.last_fed);
             match quietest {
                 Some((id, session)) => {
-                    let freed = session.evict_oldest();
+                    let (kind, freed) = session.evict_oldest();
                     self.bytes -= freed;
                     if let Some(store) = &mut self.store {
-                        store.drop_oldest(id, freed, session.lines());
+                        store.drop_oldest(id, kind);
                     }
                 }
                 None if sessions > 1 => self.forget_quietest(),
@@ -392,25 +391,19 @@ impl StoredSession {
         self.frames.is_empty() && self.setups.is_empty()
     }
 
-    /// Drops the oldest frame, or the oldest setup if only one frame is left; returns the freed
-    /// bytes.
-    fn evict_oldest(&mut self) -> usize {
+    /// Drops the oldest frame, or the oldest setup if only one frame is left; returns which of them,
+    /// and the freed bytes.
+    fn evict_oldest(&mut self) -> (EntryKind, usize) {
         if self.frames.len() > 1 {
             self.frames_dropped += 1;
             self.timing.remove_before(self.frames_dropped);
-            self.frames.pop_front().map_or(0, |frame| frame_bytes(&frame.telemetry))
+            let frame = self.frames.pop_front();
+            (EntryKind::Frame, frame.map_or(0, |frame| frame_bytes(&frame.telemetry)))
         } else {
             self.setups_dropped += 1;
-            self.setups.pop_front().map_or(0, |setup| setup_bytes(&setup))
+            let setup = self.setups.pop_front();
+            (EntryKind::Setup, setup.map_or(0, |setup| setup_bytes(&setup)))
         }
-    }
-
-    /// The lines of its file.
-    fn lines(&self) -> impl Iterator<Item = StoredLine<'_>> {
-        let assigned_at = self.assigned_at.unwrap_or(CapturedAt(0)).0;
-        std::iter::once(StoredLine::Session { assigned_at })
-            .chain(self.setups.iter().map(StoredLine::setup))
-            .chain(self.frames.iter().map(StoredFrame::line))
     }
 
     fn bytes(&self) -> usize {

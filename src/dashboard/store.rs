@@ -1,16 +1,19 @@
-//! `serve --store`: the sessions on disk, one JSON Lines file for each, so that a restarted server
-//! still has them under the same links.
+//! `serve --store`: the sessions on disk, so that a restarted server still has them under the same
+//! links.
 //!
+//! - A session has two series of JSON Lines files, one with frames and one with setups. Each series
+//!   consists of segments of about [`SEGMENT_BYTES`]: `ID.frames.00000000.ndjson` is the first one.
 //! - A frame or setup is written before it is acknowledged, so a killed server loses none. Nothing
 //!   is synced: a power cut loses the data that the operating system had not written yet.
 //! - A line that a crash cut short is skipped, and the next one starts on a new line.
-//! - The files are bounded by the limit of the history: a file is rewritten without the
-//!   dropped frames once they take more than half of it.
+//! - A segment is deleted once memory has dropped all of its entries. No file is rewritten, so no
+//!   operation holds the lock of the sessions for long. The directory takes at most the limit of
+//!   the history and a segment for each series.
 //! - If the disk fails, the server continues in memory, and warns once until a write succeeds.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{self, BufRead, BufReader, BufWriter, Read, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -19,20 +22,21 @@ use serde_json::value::RawValue;
 use crate::contract::SetupEvent;
 use crate::entry::CapturedAt;
 
+/// A segment of this size is complete: 12 minutes of frames at 2 Hz. The thousand sessions of a
+/// server keep at most a gigabyte of dropped frames in their oldest segments.
+const SEGMENT_BYTES: u64 = 1 << 20;
+
 /// Maximum number of files that stay open between two writes: more cars than a race has. Beyond
 /// that, all are closed.
 const MAX_OPEN_FILES: usize = 64;
 
-/// A file with fewer dropped bytes than this is not rewritten: that would happen too often.
-const MIN_DROPPED_BYTES: u64 = 4 << 20;
-
 /// The longest line that is read: an event has at most 1 MB.
 const MAX_LINE_BYTES: u64 = 4 << 20;
 
-const EXTENSION: &str = "ndjson";
+/// The read buffer for a segment.
+const READ_BYTES: usize = 256 << 10;
 
-/// The extension of a file that is being rewritten; a killed server leaves it behind.
-const PARTIAL: &str = "partial";
+const EXTENSION: &str = "ndjson";
 
 /// Locked by the server that uses the directory.
 const LOCK: &str = "lock";
@@ -41,26 +45,61 @@ const LOCK: &str = "lock";
 #[derive(Debug)]
 pub(super) struct SessionStore {
     folder: PathBuf,
-    files: HashMap<String, SessionFile>,
+    sessions: HashMap<String, SessionFiles>,
     has_failed: bool,
     /// Locked until the server ends.
     _lock: File,
 }
 
-#[derive(Debug, Default)]
-struct SessionFile {
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum EntryKind {
+    Frame,
+    Setup,
+}
+
+#[derive(Debug)]
+struct SessionFiles {
+    frames: Series,
+    setups: Series,
+}
+
+/// The files with the frames or with the setups of a session.
+#[derive(Debug)]
+struct Series {
+    /// The path of the files without the number and the extension.
+    base: PathBuf,
+    assigned_at: CapturedAt,
+    /// The oldest segment first; entries are appended to the last one.
+    segments: VecDeque<Segment>,
+    /// The last segment.
     open: Option<File>,
-    bytes: u64,
-    dropped_bytes: u64,
     /// The last line may be incomplete.
     is_torn: bool,
+    /// The number of entries in the first segment that memory has dropped.
+    dropped: u64,
+}
+
+#[derive(Debug)]
+struct Segment {
+    number: u32,
+    bytes: u64,
+    /// The number of entries, including those that the disk refused.
+    entries: u64,
+}
+
+/// The file of a segment.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct SegmentFile {
+    kind: EntryKind,
+    number: u32,
+    path: PathBuf,
 }
 
 /// A line of a file.
 #[derive(Debug, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum StoredLine<'a> {
-    /// The first line.
+    /// The first line of a segment.
     Session { assigned_at: i64 },
     Frame {
         received_at: i64,
@@ -82,6 +121,15 @@ impl<'a> StoredLine<'a> {
 
     pub(super) fn setup(event: &'a SetupEvent) -> Self {
         Self::Setup { timestamp: event.timestamp.as_deref(), setup: &event.setup }
+    }
+
+    /// `None` for the first line of a segment.
+    fn kind(&self) -> Option<EntryKind> {
+        match self {
+            Self::Session { .. } => None,
+            Self::Frame { .. } => Some(EntryKind::Frame),
+            Self::Setup { .. } => Some(EntryKind::Setup),
+        }
     }
 
     /// The line with its end. White space between the tokens of an event may contain line breaks.
@@ -115,7 +163,7 @@ impl SessionStore {
             Err(TryLockError::Error(error)) => return Err(named(error)),
         }
         let folder = folder.to_owned();
-        Ok(Self { folder, files: HashMap::new(), has_failed: false, _lock: lock })
+        Ok(Self { folder, sessions: HashMap::new(), has_failed: false, _lock: lock })
     }
 
     /// Hands every readable line of every session to `load`, sessions in the order in which they
@@ -124,146 +172,97 @@ impl SessionStore {
     /// # Errors
     /// If the directory or a file cannot be read.
     pub(super) fn load(&mut self, mut load: impl FnMut(&str, StoredLine<'_>)) -> io::Result<()> {
-        let mut found = Vec::new();
+        let mut found: HashMap<String, Vec<SegmentFile>> = HashMap::new();
         for item in fs::read_dir(&self.folder)? {
-            let path = item?.path();
-            if path.extension().is_some_and(|extension| extension == PARTIAL) {
-                fs::remove_file(&path)?;
+            if let Some((id, file)) = segment_file(item?.path()) {
+                found.entry(id).or_default().push(file);
             }
-            let Some(id) = session_id(&path) else { continue };
-            let mut lines = BufReader::new(File::open(&path)?);
-            let mut line = Vec::new();
-            read_line(&mut lines, &mut line)?;
-            let assigned_at = match serde_json::from_slice(&line) {
-                Ok(StoredLine::Session { assigned_at }) => assigned_at,
-                _ => i64::MIN,
-            };
-            found.push((assigned_at, id, path));
         }
-        found.sort();
-        for (_, id, path) in found {
-            let mut lines = BufReader::new(File::open(&path)?);
-            let mut file = SessionFile::default();
-            let mut line = Vec::new();
-            loop {
-                let read = read_line(&mut lines, &mut line)?;
-                if read == 0 {
-                    break;
-                }
-                file.bytes += read;
-                file.is_torn = line.last() != Some(&b'\n');
-                if let Ok(line) = serde_json::from_slice(&line) {
-                    load(&id, line);
-                }
+        let mut sessions = Vec::with_capacity(found.len());
+        for (id, mut files) in found {
+            files.sort_unstable();
+            sessions.push((assigned_at(&files)?, id, files));
+        }
+        sessions.sort_unstable();
+        for (assigned_at, id, files) in sessions {
+            let mut session = SessionFiles::new(&self.folder, &id, assigned_at);
+            for file in files {
+                let (segment, is_torn) = read_segment(&file, |line| load(&id, line))?;
+                let series = session.series(file.kind);
+                series.segments.push_back(segment);
+                series.is_torn = is_torn;
             }
-            self.files.insert(id, file);
+            self.sessions.insert(id, session);
         }
         Ok(())
     }
 
-    /// Removes the files of sessions of which nothing is in memory, and counts what the others
-    /// have dropped. `bytes_held` returns the size of a session in memory.
-    pub(super) fn retain(&mut self, bytes_held: impl Fn(&str) -> Option<usize>) {
-        let ids: Vec<_> = self.files.keys().cloned().collect();
-        for id in ids {
-            match (bytes_held(&id), self.files.get_mut(&id)) {
-                (Some(held), Some(file)) => {
-                    file.dropped_bytes = file.bytes.saturating_sub(held as u64);
+    /// Deletes the files of sessions of which nothing is in memory, and the segments of which
+    /// memory holds no entry. `held` returns the number of entries of a session in memory.
+    pub(super) fn retain(&mut self, held: impl Fn(&str, EntryKind) -> Option<usize>) {
+        let mut deleted = Ok(());
+        self.sessions.retain(|id, session| {
+            for kind in [EntryKind::Frame, EntryKind::Setup] {
+                let series = session.series(kind);
+                let outcome = match held(id, kind) {
+                    Some(held) => series.drop_oldest(series.entries().saturating_sub(held as u64)),
+                    None => series.remove(),
+                };
+                if outcome.is_err() {
+                    deleted = outcome;
                 }
-                _ => self.remove(&id),
             }
+            held(id, EntryKind::Frame).is_some()
+        });
+        self.report(deleted);
+    }
+
+    /// Creates the first file of a session.
+    pub(super) fn create(&mut self, id: &str, assigned_at: CapturedAt) {
+        let session = SessionFiles::new(&self.folder, id, assigned_at);
+        self.sessions.insert(id.to_owned(), session);
+        self.write(id, EntryKind::Frame, &[], 0);
+    }
+
+    /// Appends an entry to the files of a session.
+    pub(super) fn append(&mut self, id: &str, line: &StoredLine<'_>) {
+        if let Some(kind) = line.kind() {
+            self.write(id, kind, &line.bytes(), 1);
         }
     }
 
-    /// Appends a line to the file of a session, which is created if it is missing.
-    pub(super) fn append(&mut self, id: &str, line: &StoredLine<'_>) {
-        let written = self.write(id, &line.bytes());
+    fn write(&mut self, id: &str, kind: EntryKind, line: &[u8], entries: u64) {
+        let Some(session) = self.sessions.get_mut(id) else { return };
+        if session.series(kind).open.is_none() && self.open_files() >= MAX_OPEN_FILES {
+            self.close_files();
+        }
+        let Some(session) = self.sessions.get_mut(id) else { return };
+        let written = session.series(kind).write(line, entries);
         self.report(written);
     }
 
-    /// Counts the bytes that the session dropped from memory, and rewrites its file with `kept` if
-    /// half of the file was dropped.
-    pub(super) fn drop_oldest<'a>(
-        &mut self,
-        id: &str,
-        bytes: usize,
-        kept: impl Iterator<Item = StoredLine<'a>>,
-    ) {
-        let Some(file) = self.files.get_mut(id) else { return };
-        file.dropped_bytes += bytes as u64;
-        if file.dropped_bytes < MIN_DROPPED_BYTES.max(file.bytes / 2) {
-            return;
-        }
-        // On a full disk, the next attempt is as far away as this one was.
-        file.dropped_bytes = 0;
-        let rewritten = self.rewrite(id, kept);
-        self.report(rewritten);
+    fn open_files(&self) -> usize {
+        let series = self.sessions.values().flat_map(|session| [&session.frames, &session.setups]);
+        series.filter(|series| series.open.is_some()).count()
+    }
+
+    /// Notes that memory has dropped the oldest entry of this kind.
+    pub(super) fn drop_oldest(&mut self, id: &str, kind: EntryKind) {
+        let Some(session) = self.sessions.get_mut(id) else { return };
+        let deleted = session.series(kind).drop_oldest(1);
+        self.report(deleted);
     }
 
     pub(super) fn remove(&mut self, id: &str) {
-        self.files.remove(id);
-        let removed = match fs::remove_file(self.path(id)) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            removed => removed,
-        };
+        let Some(mut session) = self.sessions.remove(id) else { return };
+        let removed = session.frames.remove().and(session.setups.remove());
         self.report(removed);
     }
 
-    fn path(&self, id: &str) -> PathBuf {
-        self.folder.join(id).with_extension(EXTENSION)
-    }
-
-    fn write(&mut self, id: &str, line: &[u8]) -> io::Result<()> {
-        let mut open = match self.files.get_mut(id).and_then(|file| file.open.take()) {
-            Some(open) => open,
-            None => self.open_file(id)?,
-        };
-        let file = self.files.entry(id.to_owned()).or_default();
-        if std::mem::replace(&mut file.is_torn, true) {
-            open.write_all(b"\n")?;
-        }
-        open.write_all(line)?;
-        file.is_torn = false;
-        file.bytes += line.len() as u64;
-        file.open = Some(open);
-        Ok(())
-    }
-
-    fn open_file(&mut self, id: &str) -> io::Result<File> {
-        let open_files = self.files.values().filter(|file| file.open.is_some()).count();
-        if open_files >= MAX_OPEN_FILES {
-            self.close_files();
-        }
-        private_file().create(true).append(true).open(self.path(id))
-    }
-
     pub(super) fn close_files(&mut self) {
-        self.files.values_mut().for_each(|file| file.open = None);
-    }
-
-    fn rewrite<'a>(
-        &mut self,
-        id: &str,
-        kept: impl Iterator<Item = StoredLine<'a>>,
-    ) -> io::Result<()> {
-        let path = self.path(id);
-        let partial = path.with_extension(PARTIAL);
-        let file = self.files.entry(id.to_owned()).or_default();
-        // Windows cannot replace an open file.
-        file.open = None;
-        let mut options = private_file();
-        let mut out =
-            BufWriter::new(options.create(true).truncate(true).write(true).open(&partial)?);
-        let mut bytes = 0;
-        for line in kept {
-            let line = line.bytes();
-            bytes += line.len() as u64;
-            out.write_all(&line)?;
+        for session in self.sessions.values_mut() {
+            (session.frames.open, session.setups.open) = (None, None);
         }
-        out.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()?;
-        fs::rename(partial, path)?;
-        (file.bytes, file.is_torn) = (bytes, false);
-        Ok(())
     }
 
     fn report(&mut self, written: io::Result<()>) {
@@ -283,6 +282,143 @@ impl SessionStore {
     }
 }
 
+impl EntryKind {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Frame => "frames",
+            Self::Setup => "setups",
+        }
+    }
+}
+
+impl SessionFiles {
+    fn new(folder: &Path, id: &str, assigned_at: CapturedAt) -> Self {
+        let series = |kind: EntryKind| Series {
+            base: folder.join(format!("{id}.{}", kind.name())),
+            assigned_at,
+            segments: VecDeque::new(),
+            open: None,
+            is_torn: false,
+            dropped: 0,
+        };
+        Self { frames: series(EntryKind::Frame), setups: series(EntryKind::Setup) }
+    }
+
+    fn series(&mut self, kind: EntryKind) -> &mut Series {
+        match kind {
+            EntryKind::Frame => &mut self.frames,
+            EntryKind::Setup => &mut self.setups,
+        }
+    }
+}
+
+impl Series {
+    fn entries(&self) -> u64 {
+        self.segments.iter().map(|segment| segment.entries).sum()
+    }
+
+    /// Appends a line with this many entries to the last segment, or to a new one if that is
+    /// complete.
+    fn write(&mut self, line: &[u8], entries: u64) -> io::Result<()> {
+        let last = self.segments.back();
+        if last.is_none_or(|last| last.bytes >= SEGMENT_BYTES) {
+            let number = last.map_or(0, |last| last.number.saturating_add(1));
+            self.segments.push_back(Segment { number, bytes: 0, entries: 0 });
+            (self.open, self.is_torn) = (None, false);
+        }
+        let Some(last) = self.segments.back_mut() else { return Ok(()) };
+        // Also if the disk refuses them: memory holds them, and counts them when it drops them.
+        last.entries += entries;
+        let path = segment_path(&self.base, last.number);
+        let mut file = match self.open.take() {
+            Some(file) => file,
+            None => private_file().create(true).append(true).open(path)?,
+        };
+        let header = StoredLine::Session { assigned_at: self.assigned_at.0 }.bytes();
+        let parts = [
+            if std::mem::replace(&mut self.is_torn, true) { &b"\n"[..] } else { b"" },
+            if last.bytes == 0 { &header } else { b"" },
+            line,
+        ];
+        let text = parts.concat();
+        file.write_all(&text)?;
+        self.is_torn = false;
+        last.bytes += text.len() as u64;
+        self.open = Some(file);
+        Ok(())
+    }
+
+    /// Notes that memory has dropped this many of the oldest entries. Deletes the segments without
+    /// any other entry, except the last one.
+    fn drop_oldest(&mut self, entries: u64) -> io::Result<()> {
+        self.dropped += entries;
+        while self.segments.len() > 1
+            && let Some(first) = self.segments.front()
+            && first.entries <= self.dropped
+        {
+            self.dropped -= first.entries;
+            let path = segment_path(&self.base, first.number);
+            self.segments.pop_front();
+            remove_file(&path)?;
+        }
+        Ok(())
+    }
+
+    /// Deletes all files.
+    fn remove(&mut self) -> io::Result<()> {
+        // Windows cannot delete an open file.
+        self.open = None;
+        let segments = std::mem::take(&mut self.segments);
+        segments
+            .iter()
+            .map(|segment| remove_file(&segment_path(&self.base, segment.number)))
+            .fold(Ok(()), io::Result::and)
+    }
+}
+
+fn segment_path(base: &Path, number: u32) -> PathBuf {
+    let mut path = base.as_os_str().to_owned();
+    path.push(format!(".{number:08}.{EXTENSION}"));
+    path.into()
+}
+
+/// When the session with these segments was assigned; the earliest time if the first line of the
+/// oldest segment is missing.
+fn assigned_at(files: &[SegmentFile]) -> io::Result<CapturedAt> {
+    let Some(oldest) = files.first() else { return Ok(CapturedAt(i64::MIN)) };
+    let mut line = Vec::new();
+    read_line(&mut BufReader::new(File::open(&oldest.path)?), &mut line)?;
+    Ok(match serde_json::from_slice(&line) {
+        Ok(StoredLine::Session { assigned_at }) => CapturedAt(assigned_at),
+        _ => CapturedAt(i64::MIN),
+    })
+}
+
+/// Hands every readable line of a segment to `load`; returns the segment, and whether its last line
+/// may be incomplete.
+fn read_segment(
+    file: &SegmentFile,
+    mut load: impl FnMut(StoredLine<'_>),
+) -> io::Result<(Segment, bool)> {
+    let mut lines = BufReader::with_capacity(READ_BYTES, File::open(&file.path)?);
+    let mut segment = Segment { number: file.number, bytes: 0, entries: 0 };
+    let mut is_torn = false;
+    let mut line = Vec::new();
+    loop {
+        let read = read_line(&mut lines, &mut line)?;
+        if read == 0 {
+            return Ok((segment, is_torn));
+        }
+        segment.bytes += read;
+        is_torn = line.last() != Some(&b'\n');
+        let Ok(line) = serde_json::from_slice::<StoredLine<'_>>(&line) else { continue };
+        segment.entries += u64::from(line.kind() == Some(file.kind));
+        if line.kind().is_none_or(|kind| kind == file.kind) {
+            load(line);
+        }
+    }
+}
+
 /// Reads a line with its line break; a line that is too long counts as empty. Returns the number of
 /// bytes, 0 at the end of the file.
 fn read_line(lines: &mut BufReader<File>, line: &mut Vec<u8>) -> io::Result<u64> {
@@ -296,11 +432,20 @@ fn read_line(lines: &mut BufReader<File>, line: &mut Vec<u8>) -> io::Result<u64>
     Ok(read + skipped)
 }
 
-/// The session of a file; `None` for other files.
-fn session_id(path: &Path) -> Option<String> {
-    let id = path.file_stem()?.to_str()?;
-    let is_session = path.extension()? == EXTENSION && uuid::Uuid::try_parse(id).is_ok();
-    is_session.then(|| id.to_owned())
+/// The session of a file, and its place among the files of the session; `None` for other files.
+fn segment_file(path: PathBuf) -> Option<(String, SegmentFile)> {
+    let mut parts = path.file_name()?.to_str()?.split('.');
+    let (id, kind, number) = (parts.next()?.to_owned(), parts.next()?, parts.next()?.parse().ok()?);
+    let kind = [EntryKind::Frame, EntryKind::Setup].into_iter().find(|one| one.name() == kind)?;
+    let is_segment = parts.eq([EXTENSION]) && uuid::Uuid::try_parse(&id).is_ok();
+    is_segment.then(|| (id, SegmentFile { kind, number, path }))
+}
+
+fn remove_file(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        removed => removed,
+    }
 }
 
 /// Options for a file that only its owner may read: the id of a session is a secret.
@@ -322,6 +467,9 @@ fn create_folder(folder: &Path) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+    use std::time::SystemTime;
+
     use serde_json::value::to_raw_value;
 
     use super::*;
@@ -384,7 +532,7 @@ mod tests {
             sessions.store_frame(&id, &json(frame)).unwrap();
         }
         drop(sessions);
-        let path = folder.path().join(&id).with_extension(EXTENSION);
+        let path = folder.path().join(format!("{id}.frames.00000000.ndjson"));
         let whole = fs::read(&path).unwrap();
         for cut in 1..whole.len() {
             fs::write(&path, &whole[..cut]).unwrap();
@@ -402,23 +550,65 @@ mod tests {
         }
     }
 
+    /// The size and the time of the last change of each file with frames.
+    fn files(folder: &Path) -> BTreeMap<PathBuf, (u64, SystemTime)> {
+        let files = fs::read_dir(folder).unwrap().map(|item| {
+            let metadata = item.as_ref().unwrap().metadata().unwrap();
+            (item.unwrap().path(), (metadata.len(), metadata.modified().unwrap()))
+        });
+        files.filter(|(path, _)| path.extension().is_some_and(|end| end == EXTENSION)).collect()
+    }
+
     #[test]
-    fn the_files_are_bounded_like_the_memory() {
+    fn the_files_are_bounded_like_the_memory_and_none_is_written_again() {
         const LIMIT: usize = 8 << 20;
         let folder = tempfile::tempdir().unwrap();
         let mut sessions = open(folder.path(), LIMIT);
         let id = sessions.assign();
         let frame = to_raw_value(&"x".repeat(10_000)).unwrap();
-        let size =
-            || fs::metadata(folder.path().join(&id).with_extension(EXTENSION)).unwrap().len();
+        let mut complete = BTreeMap::new();
         for _ in 0..3_000 {
             sessions.store_frame(&id, &frame).unwrap();
-            assert!(size() <= 3 * LIMIT as u64);
+            let mut files = files(folder.path());
+            let size: u64 = files.values().map(|(bytes, _)| bytes).sum();
+            assert!(size <= LIMIT as u64 + 2 * SEGMENT_BYTES, "{size}");
+            files.pop_last();
+            for (path, state) in files {
+                assert_eq!(*complete.entry(path).or_insert(state), state);
+            }
         }
+        assert!(complete.len() > 25 && files(folder.path()).len() < 11);
         let held = frames(&sessions, &id).len();
         drop(sessions);
-        assert_eq!(frames(&open(folder.path(), LIMIT), &id).len(), held);
+        let mut sessions = open(folder.path(), LIMIT);
+        assert_eq!(frames(&sessions, &id).len(), held);
+        // What memory dropped before the restart counts after it.
+        for _ in 0..1_000 {
+            sessions.store_frame(&id, &frame).unwrap();
+        }
+        assert!(files(folder.path()).len() < 11);
+        assert_eq!(frames(&sessions, &id).len(), held);
+        drop(sessions);
         assert!(open(folder.path(), 1).summaries().len() <= 1);
+    }
+
+    #[test]
+    fn setups_stay_when_the_frames_of_their_time_are_dropped() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut sessions = open(folder.path(), 4 << 20);
+        let id = sessions.assign();
+        for wing in 0..3 {
+            let setup = SetupEvent { timestamp: None, setup: json(&wing.to_string()) };
+            sessions.store_setup(&id, setup).unwrap();
+        }
+        let frame = to_raw_value(&"x".repeat(10_000)).unwrap();
+        for _ in 0..1_000 {
+            sessions.store_frame(&id, &frame).unwrap();
+        }
+        drop(sessions);
+        let sessions = open(folder.path(), 4 << 20);
+        let setups = sessions.setups(&id, 0..9).map(|(_, setup)| setup.setup.get());
+        assert_eq!(setups.collect::<Vec<_>>(), ["0", "1", "2"]);
     }
 
     #[test]

@@ -116,6 +116,11 @@ pub(super) struct FuelOutlook {
     pub(super) average_lap: Option<f64>,
     pub(super) laps_left: Option<f64>,
     pub(super) seconds_left: Option<f64>,
+    /// The fuel to the end of the lap in which the time of the session ends; `None` if the frames
+    /// lack `session_time_left`.
+    pub(super) needed: Option<f64>,
+    /// What is left in the tank then; negative if fuel is missing.
+    pub(super) spare: Option<f64>,
 }
 
 /// A completed lap.
@@ -232,6 +237,7 @@ struct NewestFrame {
     car: String,
     track: String,
     position: Option<u32>,
+    session_seconds_left: Option<f64>,
 }
 
 impl Timing {
@@ -264,6 +270,9 @@ impl Timing {
                 car: cut(reading.text(reading.car_name)),
                 track: cut(reading.text(reading.track_name)),
                 position: reading.whole(reading.position),
+                session_seconds_left: reading
+                    .number(reading.session_time_left)
+                    .filter(|seconds| *seconds >= 0.0),
             });
         }
         self.is_outdated |= self.state.last.is_some_and(|last| last.at > point.at);
@@ -308,6 +317,11 @@ impl Timing {
         let litres = Some(f64::from(current.fuel)).filter(|fuel| fuel.is_finite());
         let laps_left = litres.zip(fuel_per_lap.filter(|used| *used > 0.0));
         let laps_left = laps_left.map(|(litres, used)| litres / used);
+        let laps_to_end = newest
+            .session_seconds_left
+            .zip(average_lap)
+            .and_then(|(left, lap)| laps_to_end(left, current.lap_time, lap));
+        let needed = laps_to_end.zip(fuel_per_lap).map(|(laps, used)| laps * used);
         CarSummary {
             driver: self.names.get(current.driver),
             car: newest.car.clone(),
@@ -325,6 +339,8 @@ impl Timing {
                 average_lap: fuel_per_lap,
                 laps_left,
                 seconds_left: laps_left.zip(average_lap).map(|(laps, seconds)| laps * seconds),
+                needed,
+                spare: litres.zip(needed).map(|(litres, needed)| litres - needed),
             },
             session_type,
         }
@@ -334,8 +350,10 @@ impl Timing {
     /// chronological order.
     pub(super) fn series(&self, most: NonZeroU16) -> Vec<SeriesStretch<'_>> {
         let Some(newest) = self.newest.as_ref().map(|newest| newest.at) else { return Vec::new() };
-        let points = || self.points.iter().map(|(_, point)| point);
-        let points = || points().filter(move |point| newest - point.at < SERIES_MS);
+        let points = || {
+            let points = self.points.iter().map(|(_, point)| point);
+            points.filter(move |point| newest - point.at < SERIES_MS)
+        };
         let Some(oldest) = points().map(|point| point.at).min() else { return Vec::new() };
         let length = (newest - oldest) / i64::from(most.get()) + 1;
         let mut stretches: BTreeMap<i64, SeriesStretch<'_>> = BTreeMap::new();
@@ -404,6 +422,15 @@ fn cut(name: Option<Cow<'_, str>>) -> String {
     name.unwrap_or_default().chars().take(NAME_CHARS).collect()
 }
 
+/// The laps from here to the end of the lap in which the time of the session ends, if all laps take
+/// as long as the average one.
+fn laps_to_end(seconds_left: f64, lap_time: f64, average_lap: f64) -> Option<f64> {
+    // A slow lap cannot be more than complete.
+    let driven = (lap_time / average_lap).min(1.0);
+    let laps = (driven + seconds_left / average_lap).ceil() - driven;
+    laps.is_finite().then_some(laps)
+}
+
 /// The mean of the first [`AVERAGED_LAPS`] values.
 fn mean(values: impl Iterator<Item = f64>) -> Option<f64> {
     let values: Vec<_> = values.take(AVERAGED_LAPS).collect();
@@ -426,6 +453,8 @@ struct FrameReading<'a> {
     car_name: Option<&'a RawValue>,
     track_name: Option<&'a RawValue>,
     session_type: Option<&'a RawValue>,
+    /// An extra key of the frame: the seconds to the end of a session that only time ends.
+    session_time_left: Option<&'a RawValue>,
 }
 
 impl<'a> FrameReading<'a> {
@@ -965,6 +994,35 @@ mod tests {
         assert_eq!(pits[4..7], [(5, PitVisit::In), (6, PitVisit::Stop), (7, PitVisit::None)]);
         let stints = tables.stints.iter().map(|stint| (stint.first_lap, stint.laps));
         assert_eq!(stints.collect::<Vec<_>>(), [(1, 5), (6, 4)]);
+    }
+
+    #[test]
+    fn the_fuel_to_the_end_reaches_the_line_after_the_time_ends() {
+        for (left, lap_time, fuel, needed) in [
+            // 150 s from the middle of a lap end on the line two laps later.
+            (json!(150), 50, 40.0, Some(15.0)),
+            (json!(151), 50, 40.0, Some(25.0)),
+            (json!(151), 50, 20.0, Some(25.0)),
+            (json!(0), 50, 40.0, Some(5.0)),
+            // In a lap that is slower than the average, the line is the next thing to come.
+            (json!(110), 250, 40.0, Some(20.0)),
+            (json!(-1), 50, 40.0, None),
+            (json!("1:00"), 50, 40.0, None),
+            (Value::Null, 50, 40.0, None),
+        ] {
+            // Laps of 100 s and 10 l.
+            let drive = (0..601).map(|second| {
+                let fuel = 200.0 - second as f64 / 10.0;
+                (second, json!({"lap": second / 100, "lap_time": second % 100, "fuel": fuel}))
+            });
+            let last = json!({"lap": 6, "lap_time": lap_time, "fuel": fuel,
+                "session_time_left": left});
+            let tables = tables(drive.chain([(600 + lap_time, last)]));
+            let FuelOutlook { needed: shown, spare, .. } = tables.summary.fuel;
+            let rounded = shown.map(|litres| (litres * 100.0).round() / 100.0);
+            assert_eq!(rounded, needed, "{left} {lap_time}");
+            assert_eq!(spare, shown.map(|litres| fuel - litres));
+        }
     }
 
     #[test]

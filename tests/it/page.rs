@@ -558,7 +558,7 @@ impl Browser {
     }
 
     /// Presses a button.
-    fn presses(&mut self, selector: &str) {
+    pub fn presses(&mut self, selector: &str) {
         self.tell(&json!({"press": selector}));
     }
 
@@ -571,6 +571,11 @@ impl Browser {
     pub fn is_accessible(&mut self, what: &str) {
         let violations = self.tell(&json!({"audit": true}));
         assert_eq!(violations, json!([]), "{what}: {violations:#}");
+    }
+
+    /// The manifest of the page, and what keeps Chromium from installing the page as an app.
+    pub fn installation(&mut self) -> Value {
+        self.tell(&json!({"install": true}))
     }
 
     /// The longest interval between neighbouring points of the dashboard's plots, in milliseconds.

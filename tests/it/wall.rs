@@ -6,7 +6,7 @@ use std::fs;
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use pitwire::entry::CapturedAt;
 use pitwire::fields;
@@ -17,7 +17,7 @@ use tempfile::tempdir;
 use crate::agent::{Agent, PATIENCE, Process, eventually, pitwire, within};
 use crate::contract::Client;
 use crate::page::Browser;
-use crate::peers::{Kind, Peer};
+use crate::peers::{self, Kind, Peer};
 
 /// 2025-11-22T12:00:00Z, in milliseconds since 1970.
 const NOON: i64 = 1_763_812_800_000;
@@ -29,11 +29,15 @@ fn id(n: u32) -> String {
     format!("00000000-0000-4000-8000-{n:012}")
 }
 
-/// Writes the file of a session in which a simulated car drove for this many seconds, with two
+/// The simulated car drives in a race of this length.
+const RACE_S: f64 = 86_400.0;
+
+/// Writes the files of a session in which a simulated car drove for this many seconds, with two
 /// frames a second that were received at once. `keep` says by number which frames arrived.
 fn store_drive(folder: &Path, n: u32, seconds: i64, keep: impl Fn(i64) -> bool) {
     let mut car = Car::new(u64::from(n));
-    let mut lines = format!("{{\"session\":{{\"assigned_at\":{}}}}}\n", NOON + i64::from(n));
+    let header = format!("{{\"session\":{{\"assigned_at\":{}}}}}\n", NOON + i64::from(n));
+    let mut lines = header.clone();
     for number in 1..=2 * seconds {
         car.step(Duration::from_millis(500));
         if !keep(number) {
@@ -41,12 +45,13 @@ fn store_drive(folder: &Path, n: u32, seconds: i64, keep: impl Fn(i64) -> bool) 
         }
         let at = NOON + 500 * number;
         let frame = fields::map(&car.sample(), CapturedAt(at)).unwrap();
-        let frame = frame.to_string();
+        let left = RACE_S - number as f64 / 2.0;
+        let frame = frame.replacen('{', &format!("{{\"session_time_left\":{left},"), 1);
         writeln!(lines, "{{\"frame\":{{\"received_at\":{at},\"telemetry\":{frame}}}}}").unwrap();
     }
-    let setup = car.setup();
-    writeln!(lines, "{{\"setup\":{{\"setup\":{setup}}}}}").unwrap();
-    fs::write(folder.join(id(n)).with_extension("ndjson"), lines).unwrap();
+    fs::write(folder.join(format!("{}.frames.00000000.ndjson", id(n))), lines).unwrap();
+    let setup = format!("{header}{{\"setup\":{{\"setup\":{}}}}}\n", car.setup());
+    fs::write(folder.join(format!("{}.setups.00000000.ndjson", id(n))), setup).unwrap();
 }
 
 fn with_store(folder: &Path) -> Peer {
@@ -144,6 +149,9 @@ async fn the_page_of_a_car_shows_its_laps_stints_and_fuel() {
             page.shows(shown, |text| text == expected).await;
         }
         page.shows("fuel_time", |text| text.ends_with(" min")).await;
+        let needed = format!("{:.1} L needed, ", tables["fuel"]["needed"].as_f64().unwrap());
+        page.shows("fuel_end", |text| text.starts_with(&needed) && text.ends_with(" L short"))
+            .await;
         assert!(fits(&mut page), "{width}");
         page.is_accessible("the page of a car");
         page.shot(&format!("wall-car-{width}.png"));
@@ -199,7 +207,13 @@ async fn the_page_of_a_day_opens_quickly_and_stays_small() {
     let listen = format!("127.0.0.1:{port}");
     let store = folder.path().to_str().unwrap();
     let _server = Process::start(&mut pitwire(&["serve", "--listen", &listen, "--store", store]));
-    assert!(waits_for(port, READ).await, "the server has not read its store");
+    let began = Instant::now();
+    assert!(waits_for(port, PATIENCE).await, "reading the store delays the listener");
+    let listening = began.elapsed();
+    let client = reqwest::Client::builder().no_proxy().timeout(READ).build().unwrap();
+    client.get(format!("http://{listen}/healthz")).send().await.unwrap();
+    let read = began.elapsed();
+    eprintln!("listening after {listening:?}, history read after {read:?}");
     let mut page = Browser::open(&format!("http://{listen}/dashboard/{}", id(4)), 1280, false);
     page.comes_true(
         "document.querySelectorAll('#laps_rows tr').length > 600 \
@@ -248,6 +262,118 @@ async fn a_killed_server_with_a_store_continues_under_the_same_links() {
     assert_eq!(agent.link(1).await, link);
 }
 
+/// Unlike after a kill, the server takes its leave: it tells the agents that it ends.
+#[tokio::test]
+async fn a_stopped_server_with_a_store_continues_under_the_same_links() {
+    let folder = tempdir().unwrap();
+    let store = folder.path().join("sessions");
+    let listen = format!("127.0.0.1:{}", free_port());
+    let url = format!("http://{listen}");
+    let start = || {
+        let store = store.to_str().unwrap();
+        Process::start(&mut pitwire(&["serve", "--listen", &listen, "--store", store]))
+    };
+    let mut server = start();
+    server.says("dashboard server on").await;
+    let drives = ["source.simulator.enabled=true", "update_rate_hz=10"];
+    let agents = ["one", "two"]
+        .map(|name| Agent::start(&folder.path().join(name).join("queue"), &url, &drives));
+    let links = [agents[0].link(1).await, agents[1].link(1).await];
+    let ids = links.each_ref().map(|link| link.rsplit('/').next().unwrap().to_owned());
+    let mut page = Browser::open(&links[0], 900, false);
+    page.shows("state", |text| text == "Live").await;
+    for id in &ids {
+        let many = async || (peers::frames(&url, id).await.len() > 20).then_some(());
+        eventually("some frames", many).await;
+    }
+
+    server.signal("-TERM");
+    assert_eq!(server.ended().await, 0);
+    let mut stored = Vec::new();
+    for id in &ids {
+        let text = fs::read_to_string(store.join(format!("{id}.frames.00000000.ndjson"))).unwrap();
+        assert!(text.ends_with('\n'), "a stopped server finishes its lines");
+        stored.push(text.lines().count() - 1);
+    }
+    let _server = start();
+    page.shows("state", |text| text == "Live").await;
+    for (id, stored) in ids.iter().zip(stored) {
+        let more = async || (peers::frames(&url, id).await.len() > stored + 20).then_some(());
+        eventually("new frames", more).await;
+        let frames = peers::frames(&url, id).await;
+        let mut times: Vec<_> = frames.iter().map(|frame| frame["timestamp"].as_str()).collect();
+        let received = times.len();
+        times.dedup();
+        assert_eq!(times.len(), received, "a frame is shown twice");
+        assert!(times.is_sorted(), "the frames of the stop arrive before newer ones");
+        assert_eq!(peers::setups(&url, id).await.len(), 1);
+    }
+    let mut sessions = peers::sessions(&url).await;
+    let mut expected = ids.to_vec();
+    (sessions.sort(), expected.sort());
+    assert_eq!(sessions, expected, "no agent needed a new page");
+    for (agent, link) in agents.iter().zip(&links) {
+        assert_eq!(agent.links(), std::slice::from_ref(link));
+    }
+}
+
+#[tokio::test]
+async fn any_two_setups_of_a_session_can_be_compared() {
+    let server = Peer::start(Kind::Embedded, &[]);
+    let mut client = Client::connect(&server.url()).await;
+    let session = client.new_session().await;
+    for (hour, wing, bar) in [(12, 5, "soft"), (13, 6, "soft"), (14, 7, "hard"), (15, 8, "hard")] {
+        let setting = |text: &str| json!({"stringValue": text, "minValue": 0, "maxValue": 9});
+        let values = json!({"VM_REAR_WING": setting(&format!("{wing} deg")),
+            "VM_FRONT_ANTISWAY": setting(bar)});
+        let setup = json!({"session_id": session, "timestamp": format!("2025-11-22T{hour}:00:00.000Z"),
+            "setup": {"carSetup": {"garageValues": values}, "sessionTime": hour}});
+        client.ask("setup_data", setup).await;
+    }
+    for (width, dark) in [(1280, false), (360, true)] {
+        let url = format!("{}/dashboard/{session}", server.url());
+        let mut page = Browser::open(&url, width, dark);
+        page.shows("setup_summary", |text| text.ends_with("1 change since the one before")).await;
+        page.presses("#setup > summary");
+        page.comes_true("document.querySelectorAll('#setup_now option').length === 5").await;
+        page.ask("document.getElementById('changed').click()");
+        let marks = "[...document.querySelectorAll('#rows tr:has(mark) > *:not(th)')]\
+                     .map(cell => cell.innerText).join()";
+        for (now, before, expected, summary) in [
+            ("", "", "8 deg,7 deg,15,14", "1 change since the one before"),
+            ("", "0", "hard,soft,8 deg,5 deg,15,12", "2 changes since the one of Sat 12:00:00"),
+            ("1", "0", "6 deg,5 deg,13,12", "1 change since the one of Sat 12:00:00"),
+            ("1", "3", "soft,hard,6 deg,8 deg,13,15", "2 changes since the one of Sat 15:00:00"),
+            ("0", "", "", "the first"),
+        ] {
+            page.ask(&format!(
+                "(choose => {{ choose('setup_now', '{now}'); choose('setup_before', '{before}') }})(\
+                 (id, value) => {{ $(id).value = value; \
+                 $(id).dispatchEvent(new Event('change', {{ bubbles: true }})) }})"
+            ));
+            assert_eq!(page.ask(marks), expected, "{now} {before}");
+            page.shows("setup_summary", |text| text.ends_with(summary)).await;
+        }
+        assert!(fits(&mut page), "{width}");
+        page.is_accessible("a comparison of two setups");
+        page.shot(&format!("wall-setups-{width}.png"));
+    }
+}
+
+#[tokio::test]
+async fn chromium_can_install_the_pages_as_an_app() {
+    let server = Peer::start(Kind::Embedded, &[]);
+    let mut page = Browser::open(&server.url(), 1280, false);
+    for path in ["/", "/dashboard/latest"] {
+        page.open_again(&format!("{}{path}", server.url()));
+        let installation = page.installation();
+        let manifest = format!("{}/manifest.webmanifest", server.url());
+        assert_eq!(installation["url"], manifest, "{installation:#}");
+        assert_eq!(installation["errors"], json!([]), "{installation:#}");
+        assert_eq!(installation["installabilityErrors"], json!([]), "{installation:#}");
+    }
+}
+
 #[tokio::test]
 async fn a_session_can_be_downloaded_as_csv_and_json_lines() {
     let folder = tempdir().unwrap();
@@ -279,6 +405,49 @@ async fn a_session_can_be_downloaded_as_csv_and_json_lines() {
         "{}",
         rows[1]
     );
+}
+
+#[tokio::test]
+async fn a_downloaded_session_can_be_imported_and_replayed() {
+    let folder = tempdir().unwrap();
+    let store = folder.path().join("store");
+    fs::create_dir(&store).unwrap();
+    store_drive(&store, 6, 100, |_| true);
+    let server = with_store(&store);
+    let frames = server.frames(&id(6)).await;
+    for (extension, setups) in [("ndjson", 1), ("csv", 0)] {
+        let url = format!("{}/api/sessions/{}/export.{extension}", server.url(), id(6));
+        let file = folder.path().join(format!("race.{extension}"));
+        fs::write(&file, get(&url).await.bytes().await.unwrap()).unwrap();
+        let (file, queue) = (file.to_str().unwrap(), folder.path().join(extension));
+        let queue = queue.to_str().unwrap();
+        let run = |args: &[&str]| {
+            let output = pitwire(args).output().unwrap();
+            assert!(output.status.success(), "{args:?}: {output:?}");
+            String::from_utf8(output.stdout).unwrap()
+        };
+        run(&["queue", "import", file, "--queue", queue, "--apply"]);
+        let queued = run(&["queue", "export", "--queue", queue]);
+        let entries = queued.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        let (queued, others): (Vec<_>, Vec<_>) =
+            entries.partition(|entry| entry["frame"].is_object());
+        assert_eq!((queued.len(), others.len()), (frames.len(), setups));
+        for (entry, frame) in queued.iter().zip(&frames) {
+            for field in ["timestamp", "lap", "lap_time", "fuel", "tire_temps", "player_name"] {
+                let [queued, sent] = [&entry["frame"][field], &frame[field]];
+                assert_eq!(peers::plain(queued.clone()), *sent, "{extension}: {field}");
+            }
+        }
+    }
+    let target = Peer::start(Kind::Embedded, &[]);
+    let file = folder.path().join("race.ndjson");
+    let file = file.to_str().unwrap();
+    let replay = ["replay", file, "--server", &target.url(), "--speed", "0"];
+    let mut replay = Process::start(&mut pitwire(&replay));
+    assert_eq!(replay.ended().await, 0);
+    let session = target.sessions().await.pop().unwrap();
+    assert_eq!(target.frames(&session).await, frames);
+    assert_eq!(target.setups(&session).await.len(), 1);
 }
 
 #[tokio::test]

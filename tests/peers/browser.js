@@ -2,8 +2,8 @@
 // "width": px, "dark": bool}, {"ask": "an expression"}, {"ask_frame": "an expression"} for the
 // newest frame, {"type": text, "into": selector}, {"click": selector} for a link to another page,
 // {"press": selector} for a button, {"resize": px},
-// {"shot": path}, or {"audit": true} for the violations that axe-core
-// finds. Without a width the page keeps the previous width and colour scheme. The
+// {"shot": path}, {"audit": true} for the violations that axe-core finds, or {"install": true} for
+// what keeps Chromium from installing the page as an app. Without a width the page keeps the previous width and colour scheme. The
 // response to each is a line {"answer": …} or {"error": "…"}. If a page sends a request to another
 // machine, the next response is an error. The optional argument is a host name that resolves to
 // this machine.
@@ -55,6 +55,11 @@ const own = ["127.0.0.1", ...process.argv.slice(2)];
       const { violations } = await page.evaluate("axe.run()");
       return violations.flatMap(({ impact, id, nodes }) => nodes.map(({ target, failureSummary }) =>
         `${impact} ${id}: ${target.join(" ")}: ${failureSummary}`));
+    } else if (line.install) {
+      const { url, errors } = await network.send("Page.getAppManifest");
+      const { installabilityErrors } = await network.send("Page.getInstallabilityErrors");
+      const icons = await network.send("Page.getManifestIcons");
+      return { url, errors, installabilityErrors, icons: Object.keys(icons) };
     } else if (line.type) {
       await page.type(line.into, line.type);
     } else {

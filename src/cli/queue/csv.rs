@@ -15,6 +15,9 @@ use crate::remote_text::cells::{harmless, is_formula, without_controls, write_ro
 const PLACE: [&str; 3] = ["seq", "stint", CAPTURED_AT];
 const CAPTURED_AT: &str = "captured_at";
 
+/// A column of the files that people download from `pitwire serve`; an import ignores it.
+const RECEIVED_AT: &str = "received_at";
+
 /// The name of a field's column.
 fn column(name: &str, wheel: Option<&str>) -> String {
     wheel.map_or_else(|| name.to_owned(), |wheel| format!("{name}_{wheel}"))
@@ -83,6 +86,7 @@ impl Columns {
         let names: Vec<String> = cells(header)?.iter().map(str::to_owned).collect();
         for (index, name) in names.iter().enumerate() {
             let is_known = PLACE.contains(&name.as_str())
+                || name == RECEIVED_AT
                 || fields::columns().any(|(field, wheel)| column(field, wheel) == *name);
             let shown = fields::shorten(&Value::from(name.as_str()));
             if !is_known {

@@ -27,7 +27,7 @@ use crate::tools::{AppendCounts, Line, LineContent, MAX_LINE_BYTES, OperatorRequ
 /// Exits with 1 if a line is not an entry or was not stored.
 #[derive(Debug, clap::Args)]
 pub struct Import {
-    /// File from pitwire queue export, JSON Lines or CSV.
+    /// File from pitwire queue export or a download from pitwire serve, JSON Lines or CSV.
     pub file: PathBuf,
     /// Make the changes; without this option, they are only printed.
     #[arg(long)]

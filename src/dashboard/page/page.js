@@ -75,25 +75,39 @@ function takeFrame(next) {
   frame = next;
 }
 
+// A list of the session from the server; empty if the server does not know the session, or the page
+// shows another one by now.
+async function fetchList(what) {
+  const wanted = session;
+  const url = `../api/sessions/${encodeURIComponent(wanted)}/${what}`;
+  const answer = await fetch(url, { signal: AbortSignal.timeout(HISTORY_TIMEOUT_MS) });
+  if (answer.status === 404) known = false;
+  // The header has whole seconds.
+  const date = Date.parse(answer.headers.get("date")) + 500;
+  if (!isNaN(date)) serverTimeMs = date - performance.now();
+  const list = answer.ok ? await answer.json() : [];
+  return wanted === session ? list : [];
+}
+
 // Fetches the frames and setups from before this page was opened or while it was disconnected.
 async function fetchHistory() {
-  const fetched = async what => {
-    const url = `../api/sessions/${encodeURIComponent(session)}/${what}`;
-    const answer = await fetch(url, { signal: AbortSignal.timeout(HISTORY_TIMEOUT_MS) });
-    if (answer.status === 404) known = false;
-    // The header has whole seconds.
-    const date = Date.parse(answer.headers.get("date")) + 500;
-    if (!isNaN(date)) serverTimeMs = date - performance.now();
-    return answer.ok ? answer.json() : [];
-  };
   try {
-    for (const stretch of await fetched(`series?points=${POINTS}`)) rememberStretch(stretch);
-    for (const setup of await fetched("setups?newest=2")) takeSetup(setup);
+    for (const stretch of await fetchList(`series?points=${POINTS}`)) rememberStretch(stretch);
+    await fetchSetups();
   } catch (error) {
     console.warn("cannot fetch the history:", error);
   }
   paintState();
 }
+
+// Two setups are enough to say what has changed; a setup may have a megabyte.
+async function fetchSetups() {
+  (await fetchList(`setups?newest=${$("setup").open ? SETUPS : 2}`)).forEach(takeSetup);
+}
+$("setup").ontoggle = () => {
+  if ($("setup").open && session !== null)
+    fetchSetups().catch(error => console.warn("cannot fetch the setups:", error));
+};
 
 // The newest session of the server; null if it has none.
 async function newestSession() {
@@ -134,6 +148,7 @@ function connect() {
     if (session !== newest) {
       // Another session has another history.
       forgetHistory();
+      forgetSetups();
       frame = movedAt = null;
       session = newest;
     }

@@ -1,4 +1,5 @@
-// ---- The setup: every value with its flattened name, next to its previous value ----
+// ---- The setup: every value with its flattened name, next to its value in another setup ----
+const SETUPS = 50;          // maximum setups to choose from, the newest ones
 const SETUP_VALUES = 20000; // maximum values of a setup
 const SETUP_ROWS = 1000;    // maximum rows shown
 const SETUP_DEPTH = 20;     // deeper values are not flattened
@@ -18,7 +19,9 @@ const GROUPS = [
 ];
 const OTHER_VALUES = "Other values";
 
-let setups = []; // the newest two that differ, the older one first
+let setups = []; // the oldest first, each of which differs from the one before
+let chosenSetup = null;   // null: the newest one
+let chosenPrevious = null; // null: the one before
 const settings = new Map(); // by flattened name: the range of a setting of the garage
 
 // A setting of the game's garage: its text has the unit.
@@ -60,28 +63,73 @@ function flatten(value, name, depth, values) {
 }
 
 function takeSetup({ setup, timestamp }) {
-  const values = new Map();
-  if (settings.size > SETUP_VALUES) settings.clear();
-  flatten(setup ?? null, "", SETUP_DEPTH, values);
-  const [at, whole] = [Date.parse(timestamp), JSON.stringify([...values])];
+  const next = { at: Date.parse(timestamp), setup: setup ?? null, json: JSON.stringify(setup ?? null) };
   // The server resends the same setup on joining: that is not a change.
-  setups = [...setups, { at, whole, values }].sort((a, b) => a.at - b.at || 0)
-    .filter((one, index, all) => one.whole !== all[index - 1]?.whole).slice(-2);
+  setups = [...setups, next].sort((a, b) => a.at - b.at || 0)
+    .filter((one, index, all) => one.json !== all[index - 1]?.json).slice(-SETUPS);
+  paintChooser();
   paintSetup();
 }
 
+function forgetSetups() {
+  setups = [];
+  chosenSetup = chosenPrevious = null;
+  $("rows").replaceChildren();
+  paintChooser();
+  show("setup_summary", "not received yet");
+  show("found", "");
+}
+
+function valuesOf(one) {
+  if (!one.values) {
+    one.values = new Map();
+    if (settings.size > SETUP_VALUES) settings.clear();
+    flatten(one.setup, "", SETUP_DEPTH, one.values);
+  }
+  return one.values;
+}
+
+// The setup that is shown, and the one that it is compared with: itself if it is the first one.
+function shownSetups() {
+  const now = setups.includes(chosenSetup) ? chosenSetup : setups[setups.length - 1];
+  const previous = setups.includes(chosenPrevious) ? chosenPrevious
+    : setups[setups.indexOf(now) - 1] ?? now;
+  return [now, previous];
+}
+
+const setupTime = ({ at }) => isNaN(at) ? "without a time"
+  : `${new Date(at).toLocaleDateString("en-GB", { weekday: "short" })} ${second(at)}`;
+
+function paintChooser() {
+  $("chooser").hidden = setups.length < 2;
+  for (const [id, chosen, usual] of [
+    ["setup_now", chosenSetup, "the newest"], ["setup_before", chosenPrevious, "the one before"],
+  ]) {
+    const options = setups.map((one, index) => new Option(setupTime(one), index, false, one === chosen));
+    $(id).replaceChildren(new Option(usual, "", false, false), ...options.reverse());
+  }
+}
+
+const setupIn = id => setups[$(id).value === "" ? -1 : Number($(id).value)] ?? null;
+$("chooser").onchange = () => {
+  [chosenSetup, chosenPrevious] = [setupIn("setup_now"), setupIn("setup_before")];
+  paintSetup();
+};
+
 function paintSetup() {
-  const now = setups[setups.length - 1];
-  if (!now) return;
-  const before = setups.length > 1 ? setups[0].values : now.values;
+  if (!setups.length) return;
+  const [shownNow, shownBefore] = shownSetups();
+  const [now, before] = [valuesOf(shownNow), valuesOf(shownBefore)];
   const wanted = $("filter").value.trim().toLowerCase();
   let [changes, found] = [0, 0];
   const rows = new Map([...GROUPS.map(([group]) => [group, []]), [OTHER_VALUES, []]]);
-  const names = new Set([...now.values.keys(), ...before.keys()]);
+  const names = new Set([...now.keys(), ...before.keys()]);
+  // The weather and the session time, which the game adds, are not settings.
+  const counted = [...names].some(name => settings.has(name)) ? name => settings.has(name) : () => true;
   for (const name of names) {
-    const [value, was] = [now.values.get(name), before.get(name)];
+    const [value, was] = [now.get(name), before.get(name)];
     const isChanged = value !== was;
-    if (isChanged) changes++;
+    if (isChanged && counted(name)) changes++;
     if ($("changed").checked && !isChanged) continue;
     if (!`${name} ${labelOf(name)} ${value}`.toLowerCase().includes(wanted)) continue;
     if (++found <= SETUP_ROWS) rows.get(groupOf(name)).push(setupRow(name, value, was, isChanged));
@@ -90,9 +138,10 @@ function paintSetup() {
   const headed = groups.length > 1 || groups[0]?.[0] !== OTHER_VALUES;
   $("rows").replaceChildren(...groups.flatMap(([group, rows]) =>
     headed ? [groupRow(group), ...rows] : rows));
-  const of = isNaN(now.at) ? "" : `of ${clock(now.at)}, `;
-  show("setup_summary", of + (setups.length < 2 ? "the first"
-    : `${changes} ${changes === 1 ? "change" : "changes"} since the one before`));
+  const of = isNaN(shownNow.at) ? "" : `of ${clock(shownNow.at)}, `;
+  const other = chosenPrevious === shownBefore ? `the one of ${setupTime(shownBefore)}` : "the one before";
+  show("setup_summary", of + (shownNow === shownBefore ? "the first"
+    : `${changes} ${changes === 1 ? "change" : "changes"} since ${other}`));
   show("found", `${found} of ${names.size}` + (found > SETUP_ROWS ? `, ${SETUP_ROWS} shown` : ""));
 }
 

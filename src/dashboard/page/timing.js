@@ -64,6 +64,12 @@ function withTypes(items, columns, row) {
   });
 }
 
+function fuelToEnd({ needed, spare }) {
+  const litres = value => `${number(1)(Math.abs(value))} L`;
+  const rest = spare === null ? "" : `, ${litres(spare)} ${spare < 0 ? "short" : "spare"}`;
+  return `${litres(needed)} needed${rest}`;
+}
+
 function paintTables({ laps, stints, fuel, session_type, ...summary }) {
   show("laps_last", lapTime(summary.last_lap));
   show("laps_best", lapTime(summary.best_lap));
@@ -72,6 +78,8 @@ function paintTables({ laps, stints, fuel, session_type, ...summary }) {
   show("fuel_average", number(2)(fuel.average_lap));
   show("fuel_laps", number(1)(fuel.laps_left));
   show("fuel_time", duration(fuel.seconds_left));
+  $("fuel_end_row").hidden = fuel.needed === null;
+  show("fuel_end", fuelToEnd(fuel));
   $("laps_rows").replaceChildren(...withTypes(laps, 6, lap => {
     const about = lap.is_estimated ? "≈ " : "";
     const row = tableRow([

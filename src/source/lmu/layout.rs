@@ -41,6 +41,12 @@ pub(super) mod session {
     pub(crate) const BYTES: usize = 548;
     pub(crate) const TRACK_NAME: usize = 0;
     pub(crate) const KIND: usize = 64;
+    /// The session time in s, f64.
+    pub(crate) const CLOCK: usize = 68;
+    /// The session time at which the session ends in s, f64.
+    pub(crate) const END: usize = 76;
+    /// The length of the session in laps, i32; `i32::MAX` if only time ends it.
+    pub(crate) const MAX_LAPS: usize = 84;
     /// The number of cars, i32.
     pub(crate) const CARS: usize = 104;
     /// °C.

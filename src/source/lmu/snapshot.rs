@@ -25,7 +25,8 @@ impl Snapshot {
         float(&self.telemetry, telemetry::CLOCK).to_bits()
     }
 
-    /// The dashboard's 20 fields, without values that are not finite or that no dashboard accepts.
+    /// The dashboard's 20 fields and the time left in the session, without values that are not
+    /// finite or that no dashboard accepts.
     pub fn sample(&self, units: Units, captured_at: CapturedAt) -> Value {
         let Self { session, standing, telemetry } = self;
         let mut car = text(telemetry, telemetry::CAR_NAME, NAME_BYTES);
@@ -57,6 +58,7 @@ impl Snapshot {
             "car_name": car,
             "track_name": track,
             "session_type": session_type(integer(session, session::KIND)),
+            "session_time_left": time_left(session),
         });
         remove_nulls(&mut sample);
         sample
@@ -86,6 +88,12 @@ fn lap_time(units: Units, seconds: f64) -> Option<f64> {
         Units::Label if seconds < 0.0 => Some(0.0),
         Units::Label | Units::Upstream => not_negative(seconds),
     }
+}
+
+/// The seconds to the end of the session; `None` if laps may end it first.
+fn time_left(session: &[u8]) -> Option<f64> {
+    let left = float(session, session::END) - float(session, session::CLOCK);
+    (integer(session, session::MAX_LAPS) == i32::MAX).then_some(left).and_then(not_negative)
 }
 
 fn not_negative(number: f64) -> Option<f64> {

@@ -144,6 +144,32 @@ fn non_finite_and_negative_values_do_not_reach_the_dashboard() {
     assert_eq!(field(lap_time, -2.76, Units::Upstream).get("lap_time"), None);
 }
 
+#[test]
+fn frames_have_the_time_left_in_a_session_that_only_time_ends() {
+    const SESSION: usize = 1632;
+    let race = Buffers::of(&[(Region::Native, "race_lmu.bin")]);
+    let clock = 2710.4625_f64;
+    for (end, laps, expected) in [
+        (clock + 3600.0, i32::MAX, Some(3600.0)),
+        (clock, i32::MAX, Some(0.0)),
+        (clock - 1.0, i32::MAX, None),
+        (f64::NAN, i32::MAX, None),
+        (clock + 3600.0, 80, None),
+    ] {
+        let mut patched = race.clone();
+        patched.patch(Region::Native, SESSION + 76, &end.to_le_bytes());
+        patched.patch(Region::Native, SESSION + 84, &laps.to_le_bytes());
+        let GameReading::Sample(snapshot) = patched.read(Way::Native) else { panic!("no sample") };
+        let frame = fields::map(&snapshot.sample(Units::Label, CapturedAt(0)), CapturedAt(0));
+        let frame: Value = serde_json::from_str(&frame.unwrap()).unwrap();
+        assert_eq!(
+            frame.get("session_time_left").and_then(Value::as_f64),
+            expected,
+            "{end} {laps}"
+        );
+    }
+}
+
 /// The folder with the buffers.
 fn folder() -> PathBuf {
     env::var_os("PITWIRE_SHM_FIXTURES").map_or_else(own_folder, PathBuf::from)
