@@ -70,7 +70,7 @@ struct Series {
     base: PathBuf,
     assigned_at: CapturedAt,
     /// The oldest segment first; entries are appended to the last one.
-    segments: VecDeque<Segment>,
+    segments: VecDeque<StoredSegment>,
     /// The last segment.
     open: Option<File>,
     /// The last line may be incomplete.
@@ -80,7 +80,7 @@ struct Series {
 }
 
 #[derive(Debug)]
-struct Segment {
+struct StoredSegment {
     number: u32,
     bytes: u64,
     /// The number of entries, including those that the disk refused.
@@ -323,7 +323,7 @@ impl Series {
         let last = self.segments.back();
         if last.is_none_or(|last| last.bytes >= SEGMENT_BYTES) {
             let number = last.map_or(0, |last| last.number.saturating_add(1));
-            self.segments.push_back(Segment { number, bytes: 0, entries: 0 });
+            self.segments.push_back(StoredSegment { number, bytes: 0, entries: 0 });
             (self.open, self.is_torn) = (None, false);
         }
         let Some(last) = self.segments.back_mut() else { return Ok(()) };
@@ -399,9 +399,9 @@ fn assigned_at(files: &[SegmentFile]) -> io::Result<CapturedAt> {
 fn read_segment(
     file: &SegmentFile,
     mut load: impl FnMut(StoredLine<'_>),
-) -> io::Result<(Segment, bool)> {
+) -> io::Result<(StoredSegment, bool)> {
     let mut lines = BufReader::with_capacity(READ_BYTES, File::open(&file.path)?);
-    let mut segment = Segment { number: file.number, bytes: 0, entries: 0 };
+    let mut segment = StoredSegment { number: file.number, bytes: 0, entries: 0 };
     let mut is_torn = false;
     let mut line = Vec::new();
     loop {
@@ -438,7 +438,7 @@ fn segment_file(path: PathBuf) -> Option<(String, SegmentFile)> {
     let (id, kind, number) = (parts.next()?.to_owned(), parts.next()?, parts.next()?.parse().ok()?);
     let kind = [EntryKind::Frame, EntryKind::Setup].into_iter().find(|one| one.name() == kind)?;
     let is_segment = parts.eq([EXTENSION]) && uuid::Uuid::try_parse(&id).is_ok();
-    is_segment.then(|| (id, SegmentFile { kind, number, path }))
+    is_segment.then_some((id, SegmentFile { kind, number, path }))
 }
 
 fn remove_file(path: &Path) -> io::Result<()> {

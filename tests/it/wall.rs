@@ -214,6 +214,7 @@ async fn the_page_of_a_day_opens_quickly_and_stays_small() {
     client.get(format!("http://{listen}/healthz")).send().await.unwrap();
     let read = began.elapsed();
     eprintln!("listening after {listening:?}, history read after {read:?}");
+    assert!(listening < read / 4, "{listening:?} of {read:?}");
     let mut page = Browser::open(&format!("http://{listen}/dashboard/{}", id(4)), 1280, false);
     page.comes_true(
         "document.querySelectorAll('#laps_rows tr').length > 600 \
@@ -267,14 +268,15 @@ async fn a_killed_server_with_a_store_continues_under_the_same_links() {
 async fn a_stopped_server_with_a_store_continues_under_the_same_links() {
     let folder = tempdir().unwrap();
     let store = folder.path().join("sessions");
-    let listen = format!("127.0.0.1:{}", free_port());
+    let port = free_port();
+    let listen = format!("127.0.0.1:{port}");
     let url = format!("http://{listen}");
     let start = || {
         let store = store.to_str().unwrap();
         Process::start(&mut pitwire(&["serve", "--listen", &listen, "--store", store]))
     };
     let mut server = start();
-    server.says("dashboard server on").await;
+    assert!(waits_for(port, PATIENCE).await, "the server does not listen");
     let drives = ["source.simulator.enabled=true", "update_rate_hz=10"];
     let agents = ["one", "two"]
         .map(|name| Agent::start(&folder.path().join(name).join("queue"), &url, &drives));

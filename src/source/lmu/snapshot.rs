@@ -90,9 +90,10 @@ fn lap_time(units: Units, seconds: f64) -> Option<f64> {
     }
 }
 
-/// The seconds to the end of the session; `None` if laps may end it first.
+/// The seconds to the end of the session, to a millisecond; `None` if laps may end it first.
 fn time_left(session: &[u8]) -> Option<f64> {
     let left = float(session, session::END) - float(session, session::CLOCK);
+    let left = (left * 1000.0).round() / 1000.0;
     (integer(session, session::MAX_LAPS) == i32::MAX).then_some(left).and_then(not_negative)
 }
 
