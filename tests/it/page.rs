@@ -38,6 +38,8 @@ async fn the_latest_session_page_follows_a_replaced_server() {
     let _server = Server::start(address, Behaviour::default()).unwrap();
     page.comes_true(&format!("session !== null && session !== {first}")).await;
     page.shows("state", |text| text == "Live").await;
+    // The setup of the other session is not the one before this one.
+    page.shows("setup_summary", |text| text.ends_with("the first")).await;
 }
 
 #[tokio::test]
