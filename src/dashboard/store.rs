@@ -214,7 +214,7 @@ impl SessionStore {
             }
             held(id, EntryKind::Frame).is_some()
         });
-        self.report(deleted);
+        self.report_failure(deleted);
     }
 
     /// Creates the first file of a session.
@@ -250,18 +250,26 @@ impl SessionStore {
     pub(super) fn drop_oldest(&mut self, id: &str, kind: EntryKind) {
         let Some(session) = self.sessions.get_mut(id) else { return };
         let deleted = session.series(kind).drop_oldest(1);
-        self.report(deleted);
+        self.report_failure(deleted);
     }
 
     pub(super) fn remove(&mut self, id: &str) {
         let Some(mut session) = self.sessions.remove(id) else { return };
         let removed = session.frames.remove().and(session.setups.remove());
-        self.report(removed);
+        self.report_failure(removed);
     }
 
     pub(super) fn close_files(&mut self) {
         for session in self.sessions.values_mut() {
             (session.frames.open, session.setups.open) = (None, None);
+        }
+    }
+
+    /// Reports a deletion. One that succeeds does not show that the disk accepts data: there may have
+    /// been nothing to delete.
+    fn report_failure(&mut self, deleted: io::Result<()>) {
+        if deleted.is_err() {
+            self.report(deleted);
         }
     }
 
@@ -636,5 +644,26 @@ mod tests {
         assert_eq!(frames(&sessions, &id), ["1", "2", "3"]);
         drop(sessions);
         assert_eq!(frames(&open(folder.path(), AMPLE), &id), ["1", "3"]);
+    }
+
+    /// Else each entry that a full history drops would end the failure, and the next one log it again.
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn only_a_write_shows_that_the_disk_works_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut store = SessionStore::open(folder.path()).unwrap();
+        let id = "00000000-0000-4000-8000-000000000001";
+        let frame = json("1");
+        store.create(id, CapturedAt(0));
+        store.close_files();
+        let moved = folder.path().with_extension("moved");
+        fs::rename(folder.path(), &moved).unwrap();
+        store.append(id, &StoredLine::frame(CapturedAt(0), &frame));
+        store.drop_oldest(id, EntryKind::Frame);
+        store.remove("00000000-0000-4000-8000-000000000002");
+        assert!(store.has_failed);
+        fs::rename(&moved, folder.path()).unwrap();
+        store.append(id, &StoredLine::frame(CapturedAt(0), &frame));
+        assert!(!store.has_failed);
     }
 }
