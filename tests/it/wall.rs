@@ -312,7 +312,8 @@ async fn a_stopped_server_with_a_store_continues_under_the_same_links() {
     }
     let mut sessions = peers::sessions(&url).await;
     let mut expected = ids.to_vec();
-    (sessions.sort(), expected.sort());
+    sessions.sort();
+    expected.sort();
     assert_eq!(sessions, expected, "no agent needed a new page");
     for (agent, link) in agents.iter().zip(&links) {
         assert_eq!(agent.links(), std::slice::from_ref(link));
