@@ -124,7 +124,7 @@ pub fn print(line: impl Display) {
     terminal::write(OutputStream::Out, safe(&format!("{line}\n")));
 }
 
-/// Prints sentences on stdout, like [`print`]; a terminal breaks them between words.
+/// Prints sentences on stdout, like [`print()`]; a terminal breaks them between words.
 pub fn print_prose(text: impl Display) {
     print_folded(text, PROSE_INDENT);
 }
