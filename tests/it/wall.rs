@@ -67,6 +67,13 @@ fn text_of(selector: &str) -> String {
     format!("document.querySelector('{selector}').innerText.trim().split(/\\s+/).join(' ')")
 }
 
+/// The widths of the window in px, with light and with dark colours.
+const VIEWS: [(u32, bool); 4] = [(1280, false), (1280, true), (360, false), (360, true)];
+
+fn view(width: u32, dark: bool) -> String {
+    format!("{width}-{}", if dark { "dark" } else { "light" })
+}
+
 /// A width without horizontal scrolling.
 fn fits(page: &mut Browser) -> bool {
     page.ask("document.documentElement.scrollWidth <= document.documentElement.clientWidth") == true
@@ -77,7 +84,7 @@ async fn the_list_shows_each_car_live_and_can_be_filtered() {
     let folder = tempdir().unwrap();
     store_drive(folder.path(), 1, 400, |_| true);
     let server = with_store(folder.path());
-    for (width, dark) in [(1280, false), (360, true)] {
+    for (width, dark) in VIEWS {
         let mut client = Client::connect(&server.url()).await;
         let session = client.new_session().await;
         let telemetry = json!({"timestamp": CapturedAt(NOON).to_string(), "lap": 7, "position": 3,
@@ -97,7 +104,7 @@ async fn the_list_shows_each_car_live_and_can_be_filtered() {
         page.shows("summary", |text| text.starts_with("1 live of ")).await;
         assert!(fits(&mut page), "{width}");
         page.is_accessible("a list of cars");
-        page.shot(&format!("wall-list-{width}.png"));
+        page.shot(&format!("wall-list-{}.png", view(width, dark)));
 
         let best = "document.querySelector('tr.ended td:nth-child(7)').innerText";
         assert!(page.ask(best).as_str().unwrap().starts_with("2:"), "{}", page.ask(best));
@@ -128,7 +135,7 @@ async fn the_page_of_a_car_shows_its_laps_stints_and_fuel() {
     let estimated = laps.iter().filter(|lap| lap["is_estimated"] == true).count();
     let stints = tables["stints"].as_array().unwrap().len();
     assert!((2..5).contains(&estimated) && laps.len() > 40 && stints > 1, "{tables:#}");
-    for (width, dark) in [(1280, false), (360, true)] {
+    for (width, dark) in VIEWS {
         let url = format!("{}/dashboard/{}", server.url(), id(3));
         let mut page = Browser::open(&url, width, dark);
         let rows = "document.querySelectorAll('#laps_rows tr').length";
@@ -154,7 +161,7 @@ async fn the_page_of_a_car_shows_its_laps_stints_and_fuel() {
             .await;
         assert!(fits(&mut page), "{width}");
         page.is_accessible("the page of a car");
-        page.shot(&format!("wall-car-{width}.png"));
+        page.shot(&format!("wall-car-{}.png", view(width, dark)));
 
         // A lap with a stop does not squash the plot: the others use most of its height.
         page.comes_true("document.getElementById('laps_slow').getAttribute('d') !== ''").await;
@@ -190,7 +197,7 @@ async fn the_page_of_a_car_shows_its_laps_stints_and_fuel() {
         assert!(row.as_str().unwrap().starts_with("Camber FL -"), "{row}");
         assert!(row.as_str().unwrap().ends_with(" deg"), "{row}");
         page.ask("document.getElementById('filter').value = ''; paintSetup()");
-        page.shot(&format!("wall-setup-{width}.png"));
+        page.shot(&format!("wall-setup-{}.png", view(width, dark)));
     }
 }
 
@@ -333,7 +340,7 @@ async fn any_two_setups_of_a_session_can_be_compared() {
             "setup": {"carSetup": {"garageValues": values}, "sessionTime": hour}});
         client.ask("setup_data", setup).await;
     }
-    for (width, dark) in [(1280, false), (360, true)] {
+    for (width, dark) in VIEWS {
         let url = format!("{}/dashboard/{session}", server.url());
         let mut page = Browser::open(&url, width, dark);
         page.shows("setup_summary", |text| text.ends_with("1 change since the one before")).await;
@@ -359,7 +366,7 @@ async fn any_two_setups_of_a_session_can_be_compared() {
         }
         assert!(fits(&mut page), "{width}");
         page.is_accessible("a comparison of two setups");
-        page.shot(&format!("wall-setups-{width}.png"));
+        page.shot(&format!("wall-setups-{}.png", view(width, dark)));
     }
 }
 
