@@ -35,6 +35,8 @@ install_system_packages() {
     install_build_tools
     local missing=()
     python3 -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3 python3-venv)
+    # Applies the mutations.
+    has patch || missing+=(patch)
     # Certificates for the TLS tests.
     has openssl || missing+=(openssl)
     has node || missing+=(nodejs)
