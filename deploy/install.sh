@@ -61,14 +61,15 @@ build_release() {
 }
 
 # Builds the program of the packages, which brings OpenSSL along. Scripts that share a target
-# directory build it with the same commit, so that only the first one does the work.
+# directory build it with the same commit and time, so that only the first one does the work: the
+# crates with C code are built again for another time.
 build_packaged() {
     local missing=()
     # OpenSSL's build needs modules that perl-base lacks.
     perl -MFindBin -MIPC::Cmd -MFile::Compare -e 1 2>/dev/null || missing+=(perl)
     has make || missing+=(make)
     ((${#missing[@]} == 0)) || apt_install "${missing[@]}"
-    build_release --features vendored-openssl
+    SOURCE_DATE_EPOCH=$(source_time) build_release --features vendored-openssl
 }
 
 package_version() { sed -n '/^version = /{s/.*"\(.*\)"/\1/p;q}' Cargo.toml; }
