@@ -1,5 +1,6 @@
 //! Real data end to end: each frame arrives, field by field as the contract requires.
 
+use std::collections::HashSet;
 use std::env;
 use std::fs;
 use std::io::Write;
@@ -371,15 +372,8 @@ impl Recording {
         let mut frames = server.all_frames().await;
         // The batch in flight when the server stopped may have been delivered twice, the second
         // time late.
-        let mut newest = String::new();
-        frames.retain(|frame| {
-            let timestamp = frame["timestamp"].as_str().unwrap();
-            let is_new = *timestamp > *newest;
-            if is_new {
-                newest = timestamp.to_owned();
-            }
-            is_new
-        });
+        let mut seen = HashSet::new();
+        frames.retain(|frame| seen.insert(frame["timestamp"].as_str().unwrap().to_owned()));
         assert_eq!(frames.len(), self.lines.len(), "{}", self.file.display());
 
         // Each frame is a millisecond later than the previous one, so they may run ahead of the
@@ -401,14 +395,9 @@ impl Recording {
     }
 }
 
-/// The folder named by `PITWIRE_FIXTURES`, or `shared/fixtures/real` beside the project.
+/// The recordings in the folder that `PITWIRE_FIXTURES` names.
 fn recorded() -> Option<Vec<PathBuf>> {
-    let named = env::var_os("PITWIRE_FIXTURES").map(PathBuf::from);
-    let beside = || {
-        let project = Path::new(env!("CARGO_MANIFEST_DIR"));
-        project.ancestors().map(|above| above.join("shared/fixtures/real")).find(|f| f.is_dir())
-    };
-    let folder = named.or_else(beside)?;
+    let folder = PathBuf::from(env::var_os("PITWIRE_FIXTURES")?);
     let entries = fs::read_dir(&folder).unwrap_or_else(|error| panic!("{folder:?}: {error}"));
     let mut files: Vec<_> = entries.map(|entry| entry.unwrap().path()).collect();
     files.retain(|path| path.extension().is_some_and(|extension| extension == "ndjson"));
