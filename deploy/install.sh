@@ -31,7 +31,7 @@ ensure_rust() {
     is_new_enough cargo && return
     has curl || apt_install curl ca-certificates
     local installer
-    # The name cannot be predicted: another user could put a program of its own there.
+    # With a predictable name, another user could replace the program before it runs.
     installer=$(mktemp)
     if curl --proto '=https' --tlsv1.2 -sSf --max-time 60 https://sh.rustup.rs >"$installer"; then
         headline "installing Rust with rustup"
@@ -89,7 +89,7 @@ source_time() {
     git log -1 --format=%ct 2>/dev/null || stat --format %Y CHANGELOG.md
 }
 
-# Installs what the linker and the crates with C code need.
+# Installs the dependencies of the linker and of the crates with C code.
 install_build_tools() {
     local missing=()
     has cc || missing+=(gcc libc6-dev)

@@ -108,7 +108,7 @@ impl Connections {
         if let Some(slot) = self.insert_if_room(peer) {
             return Some(slot);
         }
-        // Lets the connections that were just accepted read what has arrived. Otherwise one with a
+        // The connections that were just accepted read their requests first. Otherwise one with a
         // complete request could be closed as one that keeps the server waiting.
         yield_now().await;
         let victim = {
